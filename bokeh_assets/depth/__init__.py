@@ -1,0 +1,1 @@
+"""Depth: how near everything is, as disparity."""

@@ -1,0 +1,26 @@
+"""Where a model runs: one rule for every engine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bokeh_assets.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The torch device for `name`: "auto" is CUDA where there is one, else the CPU.
+
+    Raises:
+        InputError: a CUDA device was asked for and none is there.
+    """
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device {name!r} was asked for, but torch sees no NVIDIA GPU here; use auto or cpu")
+    return device

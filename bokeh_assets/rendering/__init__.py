@@ -1,0 +1,1 @@
+"""Rendering: the sharp video photographed again with a wide aperture."""

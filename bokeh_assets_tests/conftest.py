@@ -1,0 +1,29 @@
+"""Fixtures every test may use."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder of golden vectors and real footage that is kept beside the repository, not in it."""
+    folder = Path(os.environ.get("BOKEH_SHARED", Path(__file__).parents[2] / "shared"))
+    if not (folder / "golden").is_dir():
+        pytest.skip(f"no golden vectors or footage at {folder}; set BOKEH_SHARED to where they are")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def seed_weights(shared: Path) -> ModuleType:
+    """The golden vectors' own rule for drawing weights and inputs (see golden/README.md)."""
+    spec = importlib.util.spec_from_file_location("seed_weights", shared / "golden" / "seed_weights.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
