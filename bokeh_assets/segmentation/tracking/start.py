@@ -1,0 +1,169 @@
+"""The first matte: from what the user pointed at to the object, on one frame."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from bokeh_assets.segmentation.prompts import Prompt
+from bokeh_assets.segmentation.tracking.labels import solve
+
+
+def start_matte(
+    picture: NDArray[np.uint8],
+    prompts: Sequence[Prompt],
+    scale: tuple[float, float],
+    size: tuple[int, int],
+    known: NDArray[np.float32] | None = None,
+) -> NDArray[np.float32]:
+    """The object the prompts of one frame describe.
+
+    Args:
+        picture: uint8 RGB (H, W, 3) at working size.
+        prompts: all hints for one object on this frame.
+        scale: working pixels per source pixel, x and y.
+        size: width and height of the source.
+        known: float32 (H, W), where tracking saw the object; points correct it instead of starting afresh.
+
+    Returns:
+        float32 (H, W) matte, 0..1.
+    """
+    height, width = picture.shape[:2]
+    masks = [p for p in prompts if p.mask is not None]
+    points = [
+        (x * scale[0], y * scale[1], label)
+        for p in prompts
+        for (x, y), label in zip(p.points or (), p.point_labels, strict=True)
+    ]
+    boxes = [p.box for p in prompts if p.box is not None]
+    if masks:
+        whole = np.zeros(size[::-1], np.float32)
+        for prompt in masks:
+            whole = np.maximum(whole, prompt.load_mask(*size).astype(np.float32))
+        matte = cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA)
+        return _corrected(picture, matte, points) if points else matte
+    if boxes:
+        clipped = [_inside(box, scale, width, height) for box in boxes]
+        return _from_box(picture, clipped, points)
+    if known is not None and known.max() > 0.5:
+        return _corrected(picture, known, points)
+    return _from_points(picture, points)
+
+
+def _inside(
+    box: tuple[float, float, float, float], scale: tuple[float, float], width: int, height: int
+) -> tuple[int, int, int, int]:
+    x0, y0 = int(np.floor(box[0] * scale[0])), int(np.floor(box[1] * scale[1]))
+    x1, y1 = int(np.ceil(box[2] * scale[0])), int(np.ceil(box[3] * scale[1]))
+    return max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
+
+
+def _cut(picture: NDArray[np.uint8], labels: NDArray[np.uint8], rounds: int) -> NDArray[np.uint8]:
+    """GrabCut (Rother et al., SIGGRAPH 2004) from and to OpenCV's four labels."""
+    possible = np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD))
+    if possible.sum() < 12 or (~possible).sum() < 12:
+        return labels
+    cv2.setRNGSeed(0)
+    models = np.zeros((1, 65)), np.zeros((1, 65))
+    cv2.grabCut(np.ascontiguousarray(picture[..., ::-1]), labels, None, *models, rounds, cv2.GC_INIT_WITH_MASK)
+    return labels
+
+
+def _draw(labels: NDArray[np.uint8], points: Sequence[tuple[float, float, int]]) -> None:
+    radius = max(2, round(0.008 * max(labels.shape)))
+    for x, y, label in points:
+        value = cv2.GC_FGD if label else cv2.GC_BGD
+        cv2.circle(labels, (round(x), round(y)), radius, value, -1)
+
+
+def _from_box(
+    picture: NDArray[np.uint8],
+    boxes: Sequence[tuple[int, int, int, int]],
+    points: Sequence[tuple[float, float, int]],
+) -> NDArray[np.float32]:
+    labels = np.full(picture.shape[:2], cv2.GC_BGD, np.uint8)
+    x0, y0, x1, y1 = (np.array(boxes)[:, i] for i in range(4))
+    for left, top, right, bottom in boxes:
+        labels[top:bottom, left:right] = cv2.GC_PR_FGD
+    # The surroundings of the box tell more about what lies behind the object than the far end of the picture.
+    margin = 0.35 * max((x1 - x0).max(), (y1 - y0).max()) + 4
+    window = np.s_[
+        max(int(y0.min() - margin), 0) : int(y1.max() + margin), max(int(x0.min() - margin), 0) : int(x1.max() + margin)
+    ]
+    _draw(labels, points)
+    part = np.ascontiguousarray(labels[window])
+    if (part == cv2.GC_BGD).sum() < 12:  # the box fills the picture: its rim is the surroundings
+        part[0], part[-1], part[:, 0], part[:, -1] = (cv2.GC_BGD,) * 4
+    labels[window] = _cut(picture[window], part, 5)
+    return _soft(picture, labels, points)
+
+
+def _from_points(picture: NDArray[np.uint8], points: Sequence[tuple[float, float, int]]) -> NDArray[np.float32]:
+    """Grow from the points along small colour steps, then cut."""
+    height, width = picture.shape[:2]
+    labels = np.full((height, width), cv2.GC_PR_BGD, np.uint8)
+    labels[0], labels[:, 0], labels[:, -1] = (cv2.GC_BGD,) * 3
+    smooth = cv2.bilateralFilter(picture, 7, 30, 5)
+    lab = cv2.cvtColor(smooth, cv2.COLOR_RGB2LAB).astype(np.float32)
+    y, x = np.mgrid[0:height, 0:width]
+    score = np.full((height, width), -np.inf, np.float32)
+    for px, py, label in points:
+        if not label:
+            continue
+        seed = np.zeros((height + 2, width + 2), np.uint8)
+        cv2.floodFill(smooth, seed, (int(px), int(py)), (0, 0, 0), (4,) * 3, (4,) * 3, 4 | cv2.FLOODFILL_MASK_ONLY)
+        grown = seed[1:-1, 1:-1] > 0
+        if 0 < grown.sum() < 0.4 * grown.size:
+            labels[grown] = cv2.GC_PR_FGD
+        colour = np.sqrt(((lab - lab[int(py), int(px)]) ** 2).sum(axis=2))
+        distance = np.hypot(x - px, y - py) / (0.12 * max(height, width))
+        score = np.maximum(score, -colour / 12 - distance)
+    labels[score > -1.2] = cv2.GC_PR_FGD
+    _draw(labels, points)
+    return _soft(picture, _cut(picture, labels, 4), points)
+
+
+def _soft(
+    picture: NDArray[np.uint8], labels: NDArray[np.uint8], points: Sequence[tuple[float, float, int]]
+) -> NDArray[np.float32]:
+    """Tidy GrabCut's labels: no crumbs, no pinholes, a rim settled by the solver."""
+    subject = np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.uint8)
+    count, parts, stats, _ = cv2.connectedComponentsWithStats(subject, connectivity=8)
+    if count > 2:
+        areas = stats[1:, cv2.CC_STAT_AREA]
+        keep = np.concatenate([[False], areas > 0.15 * areas.max()])
+        for x, y, label in points:
+            if label:
+                keep[parts[int(y), int(x)]] = True
+        keep[0] = False
+        subject = keep[parts].astype(np.uint8)
+    inside = cv2.distanceTransform(subject, cv2.DIST_L2, 3)
+    outside = cv2.distanceTransform(1 - subject, cv2.DIST_L2, 3)
+    signed = (inside - outside).astype(np.float32)
+    return solve(picture, np.clip(signed * 1.5, -8, 8), np.abs(signed) < 4, sweeps=6)
+
+
+def _corrected(
+    picture: NDArray[np.uint8], matte: NDArray[np.float32], points: Sequence[tuple[float, float, int]]
+) -> NDArray[np.float32]:
+    """A known matte with the points' say: each point may turn the region of its colour around it."""
+    labels = np.where(matte > 0.5, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
+    inside = cv2.erode((matte > 0.5).astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+    outside = cv2.dilate((matte > 0.5).astype(np.uint8), np.ones((15, 15), np.uint8)) == 0
+    lab = cv2.cvtColor(picture, cv2.COLOR_RGB2LAB).astype(np.float32)
+    y, x = np.mgrid[0 : matte.shape[0], 0 : matte.shape[1]]
+    free = np.zeros(matte.shape, bool)
+    for px, py, label in points:
+        if (matte[int(py), int(px)] > 0.5) == bool(label):
+            continue
+        colour = np.sqrt(((lab - lab[int(py), int(px)]) ** 2).sum(axis=2))
+        near = (np.hypot(x - px, y - py) < 0.15 * max(matte.shape)) & (colour < 20)
+        labels[near] = cv2.GC_PR_FGD if label else cv2.GC_PR_BGD
+        free |= near
+    labels[inside & ~free] = cv2.GC_FGD
+    labels[outside & ~free] = cv2.GC_BGD
+    _draw(labels, points)
+    return _soft(picture, _cut(picture, labels, 2), points)
