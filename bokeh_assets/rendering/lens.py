@@ -10,9 +10,11 @@ class Lens(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    blades: int = Field(0, ge=0, le=16, description="Aperture blades; 0 is a round aperture, else 3 to 16")
-    rotation: float = Field(0.0, description="Rotation of the blades in degrees")
-    anamorphic: float = Field(1.0, ge=0.25, le=4.0, description="Height of the disc over its width")
-    cat_eye: float = Field(0.0, ge=0.0, le=1.0, description="How much discs are cut towards the corners")
-    chromatic: float = Field(0.0, ge=0.0, le=0.1, description="Share by which red discs grow and blue ones shrink")
-    highlights: float = Field(0.0, ge=0.0, le=10.0, description="How many stops clipped light is brightened")
+    blades: int = Field(default=0, ge=0, le=16, description="Aperture blades; 0 is a round aperture, else 3 to 16")
+    rotation: float = Field(default=0.0, description="Rotation of the blades in degrees")
+    anamorphic: float = Field(default=1.0, ge=0.25, le=4.0, description="Height of the disc over its width")
+    cat_eye: float = Field(default=0.0, ge=0.0, le=1.0, description="How much discs are cut towards the corners")
+    chromatic: float = Field(
+        default=0.0, ge=0.0, le=0.1, description="Share by which red discs grow and blue ones shrink"
+    )
+    highlights: float = Field(default=0.0, ge=0.0, le=10.0, description="How many stops clipped light is brightened")

@@ -1,0 +1,93 @@
+"""Blur every plane and put one in front of the other, in torch: the path of GPUs, and the reference of the CPU's."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from scipy.fft import next_fast_len
+from torch import Tensor
+from torch.nn import functional as F
+
+from bokeh_assets.rendering.thin_lens.aperture import kernel
+from bokeh_assets.rendering.thin_lens.axis import Axis
+from bokeh_assets.rendering.thin_lens.scene import Scene
+
+FULL_SIZE = 10.0  # pixels of radius up to which a plane is blurred at full size
+GAP = 0.05  # coverage of a plane under which the surface is taken to end there
+
+
+def plane_content(scene: Scene, index: int) -> Tensor:
+    """What stands on one plane: colour times coverage, and coverage, (4, H, W)."""
+    front = (1 - (scene.front_place - index).abs()).clamp_min(0) * scene.alpha
+    back = (1 - (scene.back_place - index).abs()).clamp_min(0) * scene.back_weight
+    colour = scene.front * front + scene.back * back
+    return torch.cat([colour, (front + back)[None]])
+
+
+def blur(content: Tensor, radius: float) -> Tensor:
+    """The plane (C, H, W) out of focus by `radius` pixels; the picture goes on beyond its borders."""
+    height, width = content.shape[-2:]
+    factor = 1
+    while radius / factor > FULL_SIZE:
+        factor *= 2
+    # Shrinking and growing again blur a little too: take their variance off the disc's.
+    shape = kernel(float(np.sqrt(max(radius * radius - (factor * factor - 1), 0))) / factor)
+    n = shape.shape[0] // 2
+    if n == 0:
+        return content
+    down, right = -height % factor, -width % factor
+    small = F.pad(content[None], (0, right, 0, down), mode="replicate")
+    if factor > 1:
+        small = F.avg_pool2d(small, factor)
+    small = F.pad(small, (n, n, n, n), mode="replicate")[0]
+    rows, columns = small.shape[-2:]
+    size = [next_fast_len(rows, real=True), next_fast_len(columns, real=True)]
+    response = torch.fft.rfft2(torch.from_numpy(shape).to(small), s=size)
+    small = torch.fft.irfft2(torch.fft.rfft2(small, s=size) * response, s=size)[:, 2 * n : rows, 2 * n : columns]
+    if factor > 1:
+        small = F.interpolate(small[None], scale_factor=factor, mode="bilinear", align_corners=False)[0]
+    return small[:, :height, :width].clamp_min(0)
+
+
+class Stack:
+    """Planes laid over each other from far to near.
+
+    Neighbouring planes hold parts of one surface: their coverages add. Where a plane is empty a surface ends,
+    and what comes nearer covers it. Both are decided at every pixel, softly.
+    """
+
+    def __init__(self, like: Tensor) -> None:
+        self.base = torch.zeros_like(like)
+        self.surface = torch.zeros_like(like)
+        self.last = torch.zeros_like(like[:1])
+
+    def covered(self) -> Tensor:
+        """The surface in hand laid over everything behind it."""
+        return self.surface + self.base * (1 - self.surface[3:])
+
+    def add(self, plane: Tensor) -> None:
+        ends = 1 - (self.last / GAP).clamp(0, 1)
+        self.base = self.base + ends * (self.covered() - self.base)
+        self.surface = self.surface * (1 - ends)
+        # More than full coverage: the nearer plane stays, what it covers goes.
+        share = ((1 - plane[3:]).clamp_min(0) / self.surface[3:].clamp_min(1e-6)).clamp_max(1)
+        self.surface = self.surface * share + plane / plane[3:].clamp_min(1)
+        self.last = plane[3:]
+
+    def light(self) -> Tensor:
+        """Linear light (3, H, W), normalised by coverage."""
+        result = self.covered()
+        return result[:3] / result[3:].clamp_min(1e-6)
+
+
+def photograph(scene: Scene, axis: Axis) -> Tensor:
+    """Linear light (3, H, W) of the scene through the lens."""
+    low = int(torch.minimum(scene.front_place, scene.back_place).min())
+    high = int(torch.ceil(torch.maximum(scene.front_place, scene.back_place).max()))
+    stack: Stack | None = None
+    for index in range(low, high + 1):
+        plane = blur(plane_content(scene, index), abs(float(axis.planes[index])))
+        stack = Stack(plane) if stack is None else stack
+        stack.add(plane)
+    assert stack is not None
+    return stack.light()
