@@ -1,0 +1,167 @@
+"""Disparity without a network: the scene alone, from its layout and from how it shifts as the camera moves.
+
+Per shot, the camera is followed and divided into stretches in which one picture, the anchor, covers what is seen. From
+the frames of a stretch a plate is made (their median, so that what moves drops out), the scene's layout is read from
+the plate and corrected by parallax, and the map is carried to every frame of the stretch by the camera's motion. So a
+camera that stands still gets one and the same map, and a subject that moves leaves no trace in it: it is put in from
+its matte afterwards (`standing`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from bokeh_assets.depth.base import Progress
+from bokeh_assets.depth.camera import WIDTH as CAMERA_WIDTH
+from bokeh_assets.depth.camera import Homography, Stretch, at_size, follow_camera, small_grey
+from bokeh_assets.depth.parallax import corrected_by_parallax
+from bokeh_assets.depth.scene import scene_disparity
+from bokeh_assets.depth.smoothing import smooth_along_edges
+from bokeh_assets.errors import InputError
+from bokeh_assets.media.frames import Frames, spooled
+
+_SAMPLES = 9  # frames of which a plate is the median
+_MAP_WIDTH = 960  # maps are made at most this wide and enlarged
+_KEEP = 0.4  # share of the map before that the next stretch takes over where both see
+_STEADY = 0.75  # share of the frame before that a frame takes over where the camera moves
+
+
+class PlanesEstimator:
+    """The weight-free depth engine. See `DepthEstimator`."""
+
+    name = "planes"
+
+    def estimate(
+        self,
+        frames: Iterable[NDArray[np.uint8]],
+        shots: Sequence[int],
+        *,
+        progress: Progress | None = None,
+    ) -> Iterator[NDArray[np.float32]]:
+        """One disparity map per frame, in order.
+
+        Reads each frame twice and holds a dozen of them at most.
+
+        Args:
+            frames: uint8 RGB pictures (H, W, 3), all of one size; anything but a sequence is spooled to disk.
+            shots: number of the shot of every frame, rising by one at each cut; one per frame.
+            progress: called with the number of frames done.
+
+        Yields:
+            float32 disparity (H, W), 0 (farthest) to 1 (nearest), one scale per shot.
+
+        Raises:
+            InputError: there are not as many shot numbers as frames.
+        """
+        with spooled(frames) as pictures:
+            if len(pictures) != len(shots):
+                raise InputError(
+                    f"there are {len(pictures)} frames but {len(shots)} shot numbers: make the frames again"
+                )
+            done = 0
+            for _, group in groupby(range(len(shots)), key=lambda i: shots[i]):
+                numbers = list(group)
+                for disparity in _estimate_shot(pictures, numbers[0], numbers[-1] + 1):
+                    done += 1
+                    if progress:
+                        progress(done)
+                    yield disparity
+
+
+def _estimate_shot(frames: Frames, first: int, stop: int) -> Iterator[NDArray[np.float32]]:
+    height, width = frames[first].shape[:2]
+    stretches = follow_camera((small_grey(frames[i]) for i in range(first, stop)), first)
+    here = _map_of(frames, stretches[0], None, None)
+    before: NDArray[np.float32] | None = None
+    for stretch, following in zip(stretches, [*stretches[1:], None], strict=True):
+        after = None if following is None else _map_of(frames, following, here, stretch.next_anchor)
+        moves = stretch.moves() or len(stretches) > 1
+        ready: NDArray[np.float32] | None = None
+        for offset, to_anchor in enumerate(stretch.to_anchor):
+            if not moves:
+                ready = _enlarged(here, width, height) if ready is None else ready
+                yield ready.copy()
+                continue
+            share = offset / len(stretch.to_anchor)
+            now = _carried(here, to_anchor)
+            if after is not None and stretch.next_anchor is not None and share > 0:
+                to_next = np.linalg.inv(stretch.next_anchor) @ to_anchor
+                blend = share * share * (3 - 2 * share)
+                now = (1 - blend) * now + blend * _carried(after, to_next)
+            index = stretch.first + offset
+            now = _fitted(now, frames[index])
+            if before is not None:
+                step = _from_last(stretch, offset, stretches)
+                now = _STEADY * _carried(before, step) + (1 - _STEADY) * now
+            before = now
+            yield _enlarged(now, width, height)
+        if after is not None:
+            here = after
+
+
+def _map_of(
+    frames: Frames, stretch: Stretch, previous: NDArray[np.float32] | None, to_previous: Homography | None
+) -> NDArray[np.float32]:
+    """Disparity of a stretch's scene in the pixels of its anchor, float32 (h, w <= _MAP_WIDTH)."""
+    offsets = np.unique(np.linspace(0, len(stretch.to_anchor) - 1, _SAMPLES).round().astype(int))
+    views = [
+        _carried(_reduced(frames[stretch.first + int(i)]), np.linalg.inv(stretch.to_anchor[int(i)])) for i in offsets
+    ]
+    plate = np.median(views, axis=0).astype(np.uint8)
+    rough = scene_disparity(plate)
+    if stretch.moves():
+        rough = corrected_by_parallax(rough, plate, views)
+    size = (plate.shape[1], plate.shape[0])
+    out = cv2.resize(rough, size, interpolation=cv2.INTER_LINEAR).astype(np.float32)
+    out = smooth_along_edges(out, plate, strength=30.0, sigma=8.0)
+    if previous is not None and to_previous is not None:
+        out = (1 - _KEEP) * out + _KEEP * _carried(previous, to_previous)
+    return np.clip(out, 0, 1).astype(np.float32)
+
+
+def _from_last(stretch: Stretch, offset: int, stretches: Sequence[Stretch]) -> Homography:
+    """Motion from a frame to the frame before it."""
+    if offset > 0:
+        return np.linalg.inv(stretch.to_anchor[offset - 1]) @ stretch.to_anchor[offset]
+    earlier = next(s for s in stretches if s.last == stretch.first - 1)
+    assert earlier.next_anchor is not None
+    return np.linalg.inv(earlier.to_anchor[-1]) @ earlier.next_anchor
+
+
+def _carried(picture: NDArray[Any], to_source: Homography) -> NDArray[Any]:
+    """The picture seen by a camera whose pixels `to_source` maps into it, at the picture's own scale."""
+    height, width = picture.shape[:2]
+    if np.array_equal(to_source, np.eye(3)):
+        return picture
+    return cv2.warpPerspective(
+        picture,
+        at_size(to_source, width / CAMERA_WIDTH),
+        (width, height),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+
+
+def _fitted(disparity: NDArray[np.float32], frame: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """The map with its steps drawn to this frame's own outlines, which parallax shifts against the anchor's."""
+    return smooth_along_edges(disparity, _reduced(frame), strength=12.0, sigma=10.0)
+
+
+def _reduced(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    height, width = frame.shape[:2]
+    if width <= _MAP_WIDTH:
+        return frame
+    size = (_MAP_WIDTH, round(height * _MAP_WIDTH / width))
+    return cv2.resize(frame, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
+
+
+def _enlarged(disparity: NDArray[np.float32], width: int, height: int) -> NDArray[np.float32]:
+    if disparity.shape == (height, width):
+        return disparity
+    return cv2.resize(disparity, (width, height), interpolation=cv2.INTER_LINEAR).astype(np.float32)
