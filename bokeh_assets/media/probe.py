@@ -139,7 +139,7 @@ def describe(path: Path, container: InputContainer, stream: VideoStream, frame: 
     return VideoInfo(
         path=path,
         container=container.format.name,
-        codec=stream.codec_context.name,
+        codec=stream.codec_context.codec.canonical_name,
         width=width,
         height=height,
         coded_width=frame.width,
@@ -158,7 +158,8 @@ def describe(path: Path, container: InputContainer, stream: VideoStream, frame: 
         frames=frames,
         duration=duration,
         audio=tuple(
-            AudioInfo(s.index, s.codec_context.name, s.codec_context.sample_rate, s.codec_context.channels, s.language)
+            AudioInfo(
+                s.index, s.codec_context.codec.canonical_name, s.codec_context.sample_rate, s.codec_context.channels, s.language)
             for s in container.streams.audio
             if s.codec_context is not None
         ),
