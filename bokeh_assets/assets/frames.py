@@ -1,0 +1,72 @@
+"""frames: the upload copied, decoded upright and numbered, with the time of every frame."""
+
+import dagster as dg
+import pandas as pd
+
+from bokeh_assets import checks
+from bokeh_assets.assets.making import GROUP, making, tracked
+from bokeh_assets.assets.upload import upload
+from bokeh_assets.atomic import new_file, new_folder
+from bokeh_assets.partitions import videos
+from bokeh_assets.previews import Filmstrip
+from bokeh_assets.resources import ProgressResource, RunSettings, StoreResource
+from bokeh_assets.versions import CODE_VERSION
+
+
+@dg.asset(
+    partitions_def=videos,
+    group_name=GROUP,
+    deps=[upload],
+    kinds={"ffmpeg", "png"},
+    code_version=CODE_VERSION["frames"],
+    check_specs=checks.FRAMES,
+)
+def frames(
+    context: dg.AssetExecutionContext, store: StoreResource, run: RunSettings, progress: ProgressResource
+) -> dg.MaterializeResult:
+    """Every frame of the video as an upright, square-pixel RGB picture, with `frames.parquet` beside the folder.
+
+    Timestamps are kept (variable frame rates too), rotation is resolved, HDR is tone-mapped with a note, and
+    cuts are found. The full SHA-256 of the source is taken here.
+    """
+    from bokeh_assets.media import extract_frames, probe
+    from bokeh_assets.media.frames import FrameFolder
+
+    with making("frames", context, store, run) as step:
+        video, form = step.video, step.settings.frames.format
+        with video.adopting() as source:
+            info = probe(source)
+            count = info.frame_count or round(info.duration * info.fps) or 1
+            per_frame = info.width * info.height * (2.2 if form == "png" else 0.6)
+            step.need_space(count * (per_frame + 0.6 * info.width * info.height), f"the work on {count} frames")
+            video.unmake("frames")
+            with new_folder(video.frames) as folder, tracked(context, progress, count) as tell:
+                report = extract_frames(source, folder, format=form, progress=tell)
+                with new_file(video.frames_table) as table:
+                    report.table.to_parquet(table, index=False)
+
+        pictures = FrameFolder(video.frames)
+        strip = Filmstrip(len(pictures))
+        for frame in strip.frames:
+            strip.add(frame, pictures[frame])
+        table = pd.read_parquet(video.frames_table)
+        return step.finish(
+            {
+                "preview": strip.metadata(),
+                "width": report.info.width,
+                "height": report.info.height,
+                "frames per second": round(float(report.info.fps), 4),
+                "duration": round(float(report.duration), 4),
+                "shots": int(table["shot"].max()) + 1,
+                "audio": ", ".join(stream.codec for stream in report.info.audio) or "none",
+                "codec": f"{report.info.codec} {report.info.pix_fmt}",
+                "sha256": report.sha256,
+                "path": dg.MetadataValue.path(video.frames),
+                "source": dg.MetadataValue.path(video.source or source),
+            },
+            frames=len(pictures),
+            source=report.sha256,
+            checks=[checks.every_frame_in_order(table, len(pictures))],
+            notes=[*report.notes, *report.warnings],
+            kept={"sha256": report.sha256, "width": report.info.width, "height": report.info.height},
+        )
