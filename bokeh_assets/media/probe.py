@@ -159,7 +159,12 @@ def describe(path: Path, container: InputContainer, stream: VideoStream, frame: 
         duration=duration,
         audio=tuple(
             AudioInfo(
-                s.index, s.codec_context.codec.canonical_name, s.codec_context.sample_rate, s.codec_context.channels, s.language)
+                s.index,
+                s.codec_context.codec.canonical_name,
+                s.codec_context.sample_rate,
+                s.codec_context.channels,
+                s.language,
+            )
             for s in container.streams.audio
             if s.codec_context is not None
         ),
