@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from bokeh_assets.errors import InputError
 from bokeh_assets.media.container import open_video
 
 
@@ -19,15 +20,16 @@ class Presentation:
 
 
 def read_presentation(path: Path) -> Presentation:
-    """The timestamps of the packets of the first video stream.
+    """The timestamps of the packets of the video stream.
 
     Raises:
-        InputError: the file is missing or no video.
+        InputError: the file is missing, no video, or without timestamps.
     """
-    with open_video(path) as container:
-        stream = container.streams.video[0]
-        packets = [(p.pts, p.duration or 0) for p in container.demux(stream) if p.pts is not None]
+    with open_video(path) as (container, stream):
+        shown = (p for p in container.demux(stream) if p.pts is not None and not p.is_discard)
+        packets = sorted((p.pts, p.duration or 0) for p in shown)
         unit = float(stream.time_base or 1)
-    packets.sort()
+    if not packets:
+        raise InputError(f"{path} has no timestamps; make the video again")
     first, (last, length) = packets[0][0], packets[-1]
     return Presentation(tuple((pts - first) * unit for pts, _ in packets), (last + length - first) * unit)
