@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
 
 from bokeh_assets.errors import InputError
+from bokeh_assets.steady import local_line, windows
 
 Ease = Literal["linear", "smooth", "hold"]
 """How a keyframe is reached from the one before: evenly, by smoothstep, or by a jump at its time."""
@@ -255,36 +256,12 @@ def _steady(values: NDArray[np.float64], times: NDArray[np.float64]) -> NDArray[
     filled = np.interp(times, times[seen], values[seen])
     # Hampel: what lies far from the median around it is a slip of the matte or the depth, not a movement.
     calm = filled.copy()
-    for i, around in enumerate(_windows(times, SMOOTHING_SECONDS)):
+    for i, around in enumerate(windows(times, SMOOTHING_SECONDS)):
         middle = np.median(filled[around])
         spread = 1.4826 * np.median(np.abs(filled[around] - middle))
         if abs(filled[i] - middle) > 3 * spread + 0.02:
             calm[i] = middle
-    return np.clip(_local_line(calm, times, SMOOTHING_SECONDS), calm.min(), calm.max())
-
-
-def _local_line(values: NDArray[np.float64], times: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:
-    """Gaussian-weighted local linear regression: zero phase, and neither ramps nor ends are pulled in.
-
-    Cleveland, "Robust Locally Weighted Regression", JASA 1979, with a Gaussian kernel of `sigma` seconds.
-    """
-    out = np.empty_like(values)
-    for i, around in enumerate(_windows(times, 3 * sigma)):
-        offset = times[around] - times[i]
-        weight = np.exp(-0.5 * (offset / sigma) ** 2)
-        weight /= weight.sum()
-        mean_t, mean_v = weight @ offset, weight @ values[around]
-        variance = weight @ (offset - mean_t) ** 2
-        slope = 0.0 if variance < 1e-12 else weight @ ((offset - mean_t) * (values[around] - mean_v)) / variance
-        out[i] = mean_v - slope * mean_t
-    return out
-
-
-def _windows(times: NDArray[np.float64], reach: float) -> list[slice]:
-    """For every time, the slice of times at most `reach` away."""
-    first = np.searchsorted(times, times - reach - 1e-9)
-    last = np.searchsorted(times, times + reach + 1e-9)
-    return [slice(int(a), int(b)) for a, b in zip(first, last, strict=True)]
+    return local_line(calm, times, SMOOTHING_SECONDS)
 
 
 def _curve(

@@ -74,6 +74,11 @@ def follow_camera(pictures: Iterable[NDArray[np.uint8]], first: int) -> list[Str
             stretches[-1].to_anchor.append(found)
             guess = found
         previous = picture
+    last = stretches[-1]
+    if len(last.to_anchor) > 1 and last.moves():
+        # So that what comes into view towards the end is seen by an anchor too.
+        last.next_anchor = last.to_anchor.pop()
+        stretches.append(Stretch(last.last + 1, [np.eye(3)]))
     return stretches
 
 
@@ -95,12 +100,11 @@ def _register(
     if corners is None or len(corners) < 12:
         return np.eye(3)  # nothing to see, so nothing moves visibly
     start = cv2.perspectiveTransform(corners, np.linalg.inv(guess)).astype(np.float32)
-    window = {"winSize": (15, 15), "maxLevel": 3}
     ahead, ok, _ = cv2.calcOpticalFlowPyrLK(
-        anchor, picture, corners, start.copy(), flags=cv2.OPTFLOW_USE_INITIAL_FLOW, **window
+        anchor, picture, corners, start.copy(), winSize=(15, 15), maxLevel=3, flags=cv2.OPTFLOW_USE_INITIAL_FLOW
     )
     back, ok_back, _ = cv2.calcOpticalFlowPyrLK(
-        picture, anchor, ahead, corners.copy(), flags=cv2.OPTFLOW_USE_INITIAL_FLOW, **window
+        picture, anchor, ahead, corners.copy(), winSize=(15, 15), maxLevel=3, flags=cv2.OPTFLOW_USE_INITIAL_FLOW
     )
     good = (ok.ravel() == 1) & (ok_back.ravel() == 1) & (np.linalg.norm(back - corners, axis=2).ravel() < 0.7)
     here, there = ahead[good].reshape(-1, 2), corners[good].reshape(-1, 2)
@@ -122,7 +126,7 @@ def _register(
 def _moved_corners(model: Homography, shape: tuple[int, ...]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     height, width = shape[:2]
     corners = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float64)
-    return corners, cv2.perspectiveTransform(corners[:, None], model)[:, 0]
+    return corners, cv2.perspectiveTransform(corners[:, None], model)[:, 0].astype(np.float64)
 
 
 def _settled(model: Homography, shape: tuple[int, ...]) -> Homography:
@@ -132,7 +136,7 @@ def _settled(model: Homography, shape: tuple[int, ...]) -> Homography:
 
 def _shift(model: Homography, shape: tuple[int, ...]) -> float:
     corners, moved = _moved_corners(model, shape)
-    return float(np.linalg.norm(moved - corners, axis=1).max() / np.hypot(*shape[:2]))
+    return float(np.linalg.norm(moved - corners, axis=1).max() / np.hypot(shape[0], shape[1]))
 
 
 def _plausible(model: Homography, shape: tuple[int, ...]) -> bool:

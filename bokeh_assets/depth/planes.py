@@ -80,7 +80,7 @@ def _estimate_shot(frames: Frames, first: int, stop: int) -> Iterator[NDArray[np
     here = _map_of(frames, stretches[0], None, None)
     before: NDArray[np.float32] | None = None
     for stretch, following in zip(stretches, [*stretches[1:], None], strict=True):
-        after = None if following is None else _map_of(frames, following, here, stretch.next_anchor)
+        after = None if following is None else _map_of(frames, following, stretch, here)
         moves = stretch.moves() or len(stretches) > 1
         ready: NDArray[np.float32] | None = None
         for offset, to_anchor in enumerate(stretch.to_anchor):
@@ -91,9 +91,12 @@ def _estimate_shot(frames: Frames, first: int, stop: int) -> Iterator[NDArray[np
             share = offset / len(stretch.to_anchor)
             now = _carried(here, to_anchor)
             if after is not None and stretch.next_anchor is not None and share > 0:
-                to_next = np.linalg.inv(stretch.next_anchor) @ to_anchor
+                to_next = (np.linalg.inv(stretch.next_anchor) @ to_anchor).astype(np.float64)
                 blend = share * share * (3 - 2 * share)
-                now = (1 - blend) * now + blend * _carried(after, to_next)
+                # Where only one of the two anchors saw the place, it alone counts.
+                this = (1 - blend) * (_coverage(now.shape, to_anchor) + 1e-3)
+                that = blend * (_coverage(now.shape, to_next) + 1e-3)
+                now = (this * now + that * _carried(after, to_next)) / (this + that)
             index = stretch.first + offset
             now = _fitted(now, frames[index])
             if before is not None:
@@ -105,23 +108,42 @@ def _estimate_shot(frames: Frames, first: int, stop: int) -> Iterator[NDArray[np
             here = after
 
 
+def _views(frames: Frames, stretch: Stretch, earlier: Stretch | None) -> list[NDArray[np.uint8]]:
+    """Frames of this stretch and the one before, in the pixels of its anchor; the anchor fills what they miss."""
+    sources = {stretch.first + i: h for i, h in enumerate(stretch.to_anchor)}
+    if earlier is not None and earlier.next_anchor is not None:
+        onward = np.linalg.inv(earlier.next_anchor)
+        sources |= {earlier.first + i: onward @ h for i, h in enumerate(earlier.to_anchor)}
+    numbers = sorted(sources)
+    picked = np.unique(np.linspace(0, len(numbers) - 1, _SAMPLES).round().astype(int))
+    anchor = _reduced(frames[stretch.first])
+    views = []
+    for number in (numbers[int(i)] for i in picked):
+        if number == stretch.first:
+            views.append(anchor)
+            continue
+        back = np.linalg.inv(sources[number])
+        view = _carried(_reduced(frames[number]), back)
+        seen = _carried(np.full(anchor.shape[:2], 255, np.uint8), back, beyond=cv2.BORDER_CONSTANT)
+        views.append(np.where(seen[..., None] == 255, view, anchor))
+    return views
+
+
 def _map_of(
-    frames: Frames, stretch: Stretch, previous: NDArray[np.float32] | None, to_previous: Homography | None
+    frames: Frames, stretch: Stretch, earlier: Stretch | None, previous: NDArray[np.float32] | None
 ) -> NDArray[np.float32]:
     """Disparity of a stretch's scene in the pixels of its anchor, float32 (h, w <= _MAP_WIDTH)."""
-    offsets = np.unique(np.linspace(0, len(stretch.to_anchor) - 1, _SAMPLES).round().astype(int))
-    views = [
-        _carried(_reduced(frames[stretch.first + int(i)]), np.linalg.inv(stretch.to_anchor[int(i)])) for i in offsets
-    ]
+    views = _views(frames, stretch, earlier)
     plate = np.median(views, axis=0).astype(np.uint8)
     rough = scene_disparity(plate)
-    if stretch.moves():
+    if stretch.moves() or earlier is not None:
         rough = corrected_by_parallax(rough, plate, views)
     size = (plate.shape[1], plate.shape[0])
     out = cv2.resize(rough, size, interpolation=cv2.INTER_LINEAR).astype(np.float32)
     out = smooth_along_edges(out, plate, strength=30.0, sigma=8.0)
-    if previous is not None and to_previous is not None:
-        out = (1 - _KEEP) * out + _KEEP * _carried(previous, to_previous)
+    if previous is not None and earlier is not None and earlier.next_anchor is not None:
+        keep = _KEEP * _coverage(out.shape, earlier.next_anchor)
+        out = (1 - keep) * out + keep * _carried(previous, earlier.next_anchor)
     return np.clip(out, 0, 1).astype(np.float32)
 
 
@@ -134,7 +156,7 @@ def _from_last(stretch: Stretch, offset: int, stretches: Sequence[Stretch]) -> H
     return np.linalg.inv(earlier.to_anchor[-1]) @ earlier.next_anchor
 
 
-def _carried(picture: NDArray[Any], to_source: Homography) -> NDArray[Any]:
+def _carried(picture: NDArray[Any], to_source: Homography, beyond: int = cv2.BORDER_REPLICATE) -> NDArray[Any]:
     """The picture seen by a camera whose pixels `to_source` maps into it, at the picture's own scale."""
     height, width = picture.shape[:2]
     if np.array_equal(to_source, np.eye(3)):
@@ -144,8 +166,17 @@ def _carried(picture: NDArray[Any], to_source: Homography) -> NDArray[Any]:
         at_size(to_source, width / CAMERA_WIDTH),
         (width, height),
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_REPLICATE,
+        borderMode=beyond,
     )
+
+
+def _coverage(shape: tuple[int, ...], to_source: Homography) -> NDArray[np.float32]:
+    """How well a picture carried by `to_source` covers this one: 1 inside, falling to 0 at its rim. (H, W)."""
+    height, width = shape
+    ramp_x = np.minimum(np.arange(width), np.arange(width)[::-1]) / (0.05 * width)
+    ramp_y = np.minimum(np.arange(height), np.arange(height)[::-1]) / (0.05 * width)
+    inside = np.minimum(np.minimum(ramp_y[:, None], ramp_x[None]), 1).astype(np.float32)
+    return _carried(inside, to_source, beyond=cv2.BORDER_CONSTANT)
 
 
 def _fitted(disparity: NDArray[np.float32], frame: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -27,7 +27,7 @@ def scene_disparity(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
     height = max(16, round(picture.shape[0] * WIDTH / picture.shape[1]))
     small = cv2.resize(picture, (WIDTH, height), interpolation=cv2.INTER_AREA).astype(np.uint8)
     calm = cv2.bilateralFilter(small, 7, 40, 5).astype(np.uint8)
-    lab = cv2.cvtColor(calm.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
+    lab = cv2.cvtColor(calm.astype(np.float32) / 255, cv2.COLOR_RGB2LAB).astype(np.float32)
     rows = np.linspace(0, 1, height, dtype=np.float32)[:, None]
 
     sky = sky_likelihood(lab, calm)
@@ -44,16 +44,19 @@ def scene_disparity(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
     foot = float(np.clip((far_end - horizon) / max(1 - horizon, 0.05), *_FOOT))
     slope = (1 - foot) / max(1 - far_end, 0.05)
 
-    below = np.arange(height)[:, None] >= contact[None, :]
     floor = foot + slope * (rows - far_end)
-    standing = np.clip(foot + slope * (contact / height - far_end), foot, 1.0)
-    wall = foot * (0.55 + 0.45 * np.minimum(rows / max(far_end, 0.05), 1.0)) * np.ones((1, WIDTH), np.float32)
-    # Upright things are known best where they stand; higher up the wall behind may show.
-    above = (contact[None, :] - np.arange(height)[:, None]) / height
-    near_foot = np.exp(-np.maximum(above, 0) / 0.08)
-    upright = near_foot * standing[None, :] + (1 - near_foot) * wall
-    values = np.where(below, floor, upright)
-    confidence = np.where(below, 1.0, 0.15 + 0.5 * near_foot)
+    wall = foot * (0.5 + 0.5 * np.minimum(rows / max(far_end, 0.05), 1.0))
+    is_floor = (ground > 0.5) & (np.arange(height)[:, None] >= contact[None, :] - 0.05 * height)
+    # Upright things have the disparity of the ground below them. They are known best where they stand; higher
+    # up the wall behind may show.
+    stands_at = np.where(is_floor, np.arange(height)[:, None], height)
+    stands_at = np.minimum.accumulate(stands_at[::-1], axis=0)[::-1]
+    gap = (stands_at - np.arange(height)[:, None]) / height
+    near_foot = np.exp(-gap / 0.1)
+    standing = np.clip(foot + slope * (stands_at / height - far_end), foot, 1.0)
+    upright = near_foot * standing + (1 - near_foot) * wall
+    values = np.where(is_floor, floor, upright)
+    confidence = np.where(is_floor, 1.0, 0.1 + 0.6 * near_foot)
     values, confidence = values * (1 - sky), np.maximum(confidence, sky)
     out = smooth_along_edges(
         np.clip(values, 0, 1).astype(np.float32),
@@ -79,9 +82,11 @@ def sky_likelihood(lab: NDArray[np.float32], picture: NDArray[np.uint8]) -> NDAr
     # Skies grade towards the horizon in lightness more than in hue.
     scale = np.maximum(2.5 * np.median(np.abs(samples - middle), axis=0), (14, 6, 9))
     alike = np.exp(-0.5 * (((lab - middle) / scale) ** 2).sum(axis=2))
-    cloud = np.clip((lightness - 75) / 10, 0, 1) * (np.hypot(lab[..., 1], lab[..., 2]) < 20) * (rough < 4)
-    rows = np.linspace(1, 0, height, dtype=np.float32)[:, None]
-    sky = np.maximum(np.clip(alike * 2, 0, 1), cloud * rows.clip(0.3, 1))
+    sky = np.clip(alike * 2, 0, 1)
+    # What is white and grey amid sky is cloud.
+    around = cv2.blur(sky, (61, 61), borderType=cv2.BORDER_REPLICATE)
+    pale = np.clip((lightness - 65) / 10, 0, 1) * np.clip((30 - np.hypot(lab[..., 1], lab[..., 2])) / 8, 0, 1)
+    sky = np.maximum(sky, pale * np.clip(3 * around - 0.5, 0, 1))
     return np.clip(smooth_along_edges(sky.astype(np.float32), picture, strength=20.0, sigma=12.0), 0, 1)
 
 
@@ -101,13 +106,13 @@ def _ground_likelihood(lab: NDArray[np.float32], picture: NDArray[np.uint8]) -> 
     def histogram(weight: NDArray[np.float64]) -> NDArray[np.float64]:
         counts = np.zeros((12, 10, 10))
         np.add.at(counts, tuple(bins.reshape(-1, 3).T), weight.ravel())
-        counts = cv2.GaussianBlur(counts.reshape(12, 100), (1, 3), 0.8).reshape(12, 10, 10)
-        return counts / max(counts.sum(), 1e-9) + 2e-4
+        blurred = cv2.GaussianBlur(counts.reshape(12, 100), (1, 3), 0.8).reshape(12, 10, 10).astype(np.float64)
+        return blurred / max(float(blurred.sum()), 1e-9) + 2e-4
 
-    low = histogram(np.clip((rows - 0.85) / 0.1, 0, 1))
+    low = histogram(np.clip((rows - 0.88) / 0.1, 0, 1))
     high = histogram(np.clip((0.6 - rows) / 0.1, 0, 1))
     where = tuple(np.moveaxis(bins, 2, 0))
-    odds = np.clip(np.log(low[where] / high[where]), -2.5, 2.5) + 14 * (rows - 0.72)
+    odds = np.clip(np.log(low[where] / high[where]), -3, 3) + 12 * (rows - 0.75)
     likely = 1 / (1 + np.exp(-odds))
     return np.clip(smooth_along_edges(likely.astype(np.float32), picture, strength=30.0, sigma=10.0), 0, 1)
 

@@ -39,7 +39,8 @@ def smooth_along_edges(
     if confidence is None:
         return _solve(values, across, down, strength)
     share = _solve(confidence, across, down, strength)
-    return _solve(values * confidence, across, down, strength) / np.maximum(share, np.float32(1e-6))
+    total = _solve(values * confidence, across, down, strength)
+    return (total / np.maximum(share, 1e-6)).astype(np.float32)
 
 
 def _solve(
@@ -56,7 +57,7 @@ def _solve(
 
 
 @numba.njit(nogil=True)
-def _solve_rows(values, weights, strength):  # type: ignore[no-untyped-def]
+def _solve_rows(values, weights, strength):
     """Solve (1 + strength * L) u = f for every row in place; L is the Laplacian of the chain with these weights."""
     height, width = values.shape
     rest = np.empty(width, np.float32)
