@@ -26,10 +26,10 @@ def read_presentation(path: Path) -> Presentation:
         InputError: the file is missing, no video, or without timestamps.
     """
     with open_video(path) as (container, stream):
-        shown = (p for p in container.demux(stream) if p.pts is not None and not p.is_discard)
-        packets = sorted((p.pts, p.duration or 0) for p in shown)
+        packets = [(p.pts, p.duration or 0) for p in container.demux(stream) if p.pts is not None and not p.is_discard]
         unit = float(stream.time_base or 1)
     if not packets:
         raise InputError(f"{path} has no timestamps; make the video again")
+    packets.sort()
     first, (last, length) = packets[0][0], packets[-1]
     return Presentation(tuple((pts - first) * unit for pts, _ in packets), (last + length - first) * unit)
