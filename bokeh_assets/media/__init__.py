@@ -12,6 +12,6 @@
 | `presentation` | `read_presentation(path)`: when a finished video shows each frame |
 | `samples` | `make_sample(path)`: a clip to try things on |
 
-Inside: `container` (opening a file safely), `colour` (tags, YCbCr to RGB), `hdr` (tone mapping), `audio` (sound tracks),
+Inside: `container` (opening a file safely), `colour` (tags, YCbCr to RGB), `hdr` (tone mapping), `audio` (sound),
 `sample_scene` (the drawing of the sample clip).
 """
