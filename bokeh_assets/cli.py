@@ -55,7 +55,7 @@ device_option = click.option("--device", default="auto", show_default=True, help
 @main.command()
 def demo() -> None:
     """Make a sample clip, run the whole graph on it and print where the result is."""
-    from bokeh_assets.media import make_sample
+    from bokeh_assets.media.samples import make_sample
     from bokeh_assets.processing import process
     from bokeh_assets.store import VideoStore
 

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from bokeh_assets.atomic import new_file, new_folder
 from bokeh_assets.engines import pick_renderer
 from bokeh_assets.errors import InputError
-from bokeh_assets.media import encode
+from bokeh_assets.media.encode import encode
 from bokeh_assets.media.frames import write_picture
+from bokeh_assets.media.timing import read_timing
 from bokeh_assets.rendering.layout import RenderRow, read_csv
 from bokeh_assets.resources import ProgressResource
 from bokeh_assets.settings import parse_settings
@@ -74,7 +75,7 @@ def _name(row: RenderRow) -> str:
 def _timing(row: RenderRow, fps: float | None) -> tuple[pd.DataFrame, Path | None, str]:
     home = row.frames.path.resolve().parent
     if fps is None and (home / "frames.parquet").is_file():
-        table = pd.read_parquet(home / "frames.parquet")
+        table, _ = read_timing(home / "frames.parquet")
         if len(table) == len(row.frames):
             source = next(iter(sorted(home.glob("source.*"))), None)
             return table, source, "timing and sound of its source"

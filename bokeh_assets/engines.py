@@ -110,10 +110,11 @@ def _pick(
     refusals: list[str] = []
     for candidate in candidates:
         try:
-            return candidate("auto: the best that can run here" + ("".join(f"; {r}" for r in refusals)))
+            return candidate("auto: the best that can run here" + "".join(f"; {r}" for r in refusals[:1]))
         except CannotRun as refusal:
             refusals.append(str(refusal))
-    return fallback("auto: " + "; ".join(dict.fromkeys(refusals)))
+    # The first refusal is that of the engine a user would want next; the others say the same of its siblings.
+    return fallback(f"auto: {refusals[0]}")
 
 
 def _checkpoint(name: str, engine: str, commercial_only: bool = False) -> tuple[Path, str]:

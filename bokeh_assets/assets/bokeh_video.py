@@ -1,7 +1,6 @@
 """bokeh_video: the result."""
 
 import dagster as dg
-import pandas as pd
 
 from bokeh_assets import checks
 from bokeh_assets.assets.frames import frames
@@ -31,13 +30,16 @@ def bokeh_video(
     Rendered by any-to-bokeh where an NVIDIA GPU and its checkpoints are, else by the thin-lens renderer.
     """
     from bokeh_assets.assets.watching import Watcher
-    from bokeh_assets.media import encode, probe, read_timing
+    from bokeh_assets.media.encode import encode
+    from bokeh_assets.media.presentation import read_presentation
+    from bokeh_assets.media.probe import probe
+    from bokeh_assets.media.timing import read_timing
     from bokeh_assets.rendering.layout import read_csv
 
     with making("bokeh_video", context, store, run) as step:
         video, settings = step.video, step.settings
         row = read_csv(video.render_csv)[0]
-        table = pd.read_parquet(video.frames_table)
+        table, _ = read_timing(video.frames_table)
         engine = pick_renderer(settings, step.device)
         watcher = Watcher(row)
         video.unmake("bokeh_video")
@@ -52,17 +54,18 @@ def bokeh_video(
                 quality=settings.output.quality,
             )
 
-        made = read_timing(video.bokeh)
+        made = read_presentation(video.bokeh)
+        sound_track = "; ".join(report.audio) or "none"
         sound = len(probe(video.source).audio) if video.source else 0
         return step.finish(
             {
-                "preview": watcher.strip.metadata(),
+                **watcher.strip.metadata(),
                 "sharpness of the subject": watcher.sharpness,
                 "width": row.frames.size[0],
                 "height": row.frames.size[1],
                 "duration": round(made.end, 4),
                 "megabytes": round(video.bokeh.stat().st_size / 1e6, 3),
-                "audio": report.audio,
+                "audio": sound_track,
                 "codec": settings.output.codec,
                 "path": dg.MetadataValue.path(video.bokeh),
             },
@@ -75,7 +78,7 @@ def bokeh_video(
                     made.end,
                     float(table["seconds"].iloc[-1] + table["duration"].iloc[-1] - table["seconds"].iloc[0]),
                 ),
-                checks.audio_kept(len(probe(video.bokeh).audio), sound, report.audio),
+                checks.audio_kept(len(probe(video.bokeh).audio), sound, sound_track),
                 watcher.subject_sharp(),
             ],
             notes=report.notes,

@@ -2,7 +2,6 @@
 
 import dagster as dg
 import numpy as np
-import pandas as pd
 
 from bokeh_assets import checks
 from bokeh_assets.assets.frames import frames
@@ -32,12 +31,13 @@ def depth_maps(
     subject is stood into the scene when `render_csv` is made.
     """
     from bokeh_assets.media.frames import FrameFolder, write_picture
+    from bokeh_assets.media.timing import read_timing
     from bokeh_assets.previews import Filmstrip, coloured
 
     with making("depth_maps", context, store, run) as step:
         video = step.video
         pictures = FrameFolder(video.frames)
-        shots = pd.read_parquet(video.frames_table)["shot"].to_list()
+        shots = read_timing(video.frames_table)[0]["shot"].to_list()
         engine = pick_depth(step.settings, step.device)
         strip = Filmstrip(len(pictures))
         spread: list[float] = []
@@ -51,7 +51,7 @@ def depth_maps(
                     strip.add(i, coloured(disparity))
         return step.finish(
             {
-                "preview": strip.metadata(),
+                **strip.metadata(),
                 "disparity spread": round(float(np.median(spread)), 4),
                 "shots": max(shots) + 1,
                 "path": dg.MetadataValue.path(video.disparity),

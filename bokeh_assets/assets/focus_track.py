@@ -1,7 +1,6 @@
 """focus_track: the focus plane and the blur strength of every frame."""
 
 import dagster as dg
-import pandas as pd
 
 from bokeh_assets import checks
 from bokeh_assets.assets.depth_maps import depth_maps
@@ -32,14 +31,15 @@ def focus_track(
     """
     from bokeh_assets.focus import track_focus
     from bokeh_assets.media.frames import MapFolder
-    from bokeh_assets.previews import curves
+    from bokeh_assets.media.timing import read_timing
+    from bokeh_assets.previews import curves, sparkline
 
     with making("focus_track", context, store, run) as step:
         video, settings = step.video, step.settings
-        table = pd.read_parquet(video.frames_table)
+        table, _ = read_timing(video.frames_table)
         shots = table["shot"].to_list()
         mattes = MapFolder(video.masks)
-        disparity = step.rendered_disparity(shots)
+        disparity = step.rendered_disparity(table)
         video.unmake("focus_track")
         with tracked(context, progress, len(table)) as tell:
             focus = track_focus(
@@ -54,6 +54,8 @@ def focus_track(
                     table["seconds"].to_numpy(),
                     {"focus": (focus["zf"].to_numpy(), 1.0), "k": (focus["k"].to_numpy(), top)},
                 ),
+                "focus over time": sparkline(focus["zf"].to_numpy(), 1.0),
+                "k over time": sparkline(focus["k"].to_numpy(), top),
                 "mean focus": round(float(focus["zf"].mean()), 4),
                 "mean k": round(float(focus["k"].mean()), 3),
                 "path": dg.MetadataValue.path(video.focus),

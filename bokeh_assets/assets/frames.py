@@ -1,7 +1,8 @@
 """frames: the upload copied, decoded upright and numbered, with the time of every frame."""
 
+import os
+
 import dagster as dg
-import pandas as pd
 
 from bokeh_assets import checks
 from bokeh_assets.assets.making import GROUP, making, tracked
@@ -29,35 +30,38 @@ def frames(
     Timestamps are kept (variable frame rates too), rotation is resolved, HDR is tone-mapped with a note, and
     cuts are found. The full SHA-256 of the source is taken here.
     """
-    from bokeh_assets.media import extract_frames, probe
+    from bokeh_assets.media.extract import TIMING, extract_frames
     from bokeh_assets.media.frames import FrameFolder
+    from bokeh_assets.media.probe import probe
+    from bokeh_assets.media.timing import read_timing
 
     with making("frames", context, store, run) as step:
         video, form = step.video, step.settings.frames.format
         with video.adopting() as source:
             info = probe(source)
-            count = info.frame_count or round(info.duration * info.fps) or 1
+            count = info.frames or round((info.duration or 0) * info.fps) or 1
             per_frame = info.width * info.height * (2.2 if form == "png" else 0.6)
             step.need_space(count * (per_frame + 0.6 * info.width * info.height), f"the work on {count} frames")
             video.unmake("frames")
             with new_folder(video.frames) as folder, tracked(context, progress, count) as tell:
                 report = extract_frames(source, folder, format=form, progress=tell)
+                # Beside the pictures, not among them: SAM 2's and any-to-bokeh's loaders read every file there.
                 with new_file(video.frames_table) as table:
-                    report.table.to_parquet(table, index=False)
+                    os.replace(folder / TIMING, table)
 
         pictures = FrameFolder(video.frames)
         strip = Filmstrip(len(pictures))
         for frame in strip.frames:
             strip.add(frame, pictures[frame])
-        table = pd.read_parquet(video.frames_table)
+        table, _ = read_timing(video.frames_table)
         return step.finish(
             {
-                "preview": strip.metadata(),
-                "width": report.info.width,
-                "height": report.info.height,
-                "frames per second": round(float(report.info.fps), 4),
-                "duration": round(float(report.duration), 4),
-                "shots": int(table["shot"].max()) + 1,
+                **strip.metadata(),
+                "width": report.width,
+                "height": report.height,
+                "frames per second": round(report.fps, 4),
+                "duration": round(report.duration, 4),
+                "shots": report.shots,
                 "audio": ", ".join(stream.codec for stream in report.info.audio) or "none",
                 "codec": f"{report.info.codec} {report.info.pix_fmt}",
                 "sha256": report.sha256,
@@ -68,5 +72,5 @@ def frames(
             source=report.sha256,
             checks=[checks.every_frame_in_order(table, len(pictures))],
             notes=[*report.notes, *report.warnings],
-            kept={"sha256": report.sha256, "width": report.info.width, "height": report.info.height},
+            kept={"sha256": report.sha256, "width": report.width, "height": report.height},
         )

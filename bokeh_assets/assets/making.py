@@ -9,11 +9,14 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 from bokeh_assets import versions
 from bokeh_assets.engines import Choice
@@ -65,17 +68,21 @@ class Making:
         """Whether the depth engine saw the scene alone, so that the subject is still to be stood into it."""
         return self.inputs["depth_maps"]["engine"] == "planes"
 
-    def rendered_disparity(
-        self, shots: Sequence[int], progress: Callable[[int], None] | None = None
-    ) -> Iterable[NDArray[np.float32]]:
-        """The disparity as it will be rendered, frame by frame: the subject is always in it."""
-        from bokeh_assets.depth.standing import stand_subject
+    def rendered_disparity(self, table: pd.DataFrame) -> Iterable[NDArray[np.float32]]:
+        """The disparity as it will be rendered, frame by frame: the subject is always in it.
+
+        Args:
+            table: the rows of `frames.parquet`.
+        """
+        from bokeh_assets.depth.standing import stand_subjects, standing_levels
         from bokeh_assets.media.frames import MapFolder
 
         maps = MapFolder(self.video.disparity)
         if not self.subject_must_be_stood:
             return maps
-        return stand_subject(maps, MapFolder(self.video.masks), shots, progress=progress)
+        mattes = MapFolder(self.video.masks)
+        levels = standing_levels(maps, mattes, table["seconds"].to_list(), table["shot"].to_list())
+        return stand_subjects(maps, mattes, levels.tolist())
 
     def finish(
         self,

@@ -2,7 +2,6 @@
 
 import dagster as dg
 import numpy as np
-import pandas as pd
 
 from bokeh_assets import checks
 from bokeh_assets.assets.frames import frames
@@ -32,6 +31,7 @@ def masks(
     its checkpoint is, else by the classical segmenter.
     """
     from bokeh_assets.media.frames import FrameFolder, write_picture
+    from bokeh_assets.media.timing import read_timing
     from bokeh_assets.previews import Filmstrip, tinted
     from bokeh_assets.segmentation.classical import choose_subject
 
@@ -60,10 +60,10 @@ def masks(
 
         if statistics.empty:
             notes.append(f"the subject is not in the picture in frames {checks.ranges(statistics.empty)}")
-        shots = pd.read_parquet(video.frames_table)["shot"].to_list()
+        shots = read_timing(video.frames_table)[0]["shot"].to_list()
         return step.finish(
             {
-                "preview": strip.metadata(),
+                **strip.metadata(),
                 "subject area": round(float(np.mean(statistics.area)), 4),
                 "frames without subject": len(statistics.empty),
                 "path": dg.MetadataValue.path(video.masks),

@@ -1,7 +1,11 @@
 """render_csv: all that a renderer needs, in any-to-bokeh's own layout."""
 
+from collections.abc import Callable, Iterable, Iterator
+
 import dagster as dg
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from bokeh_assets import checks
 from bokeh_assets.assets.depth_maps import depth_maps
@@ -32,12 +36,13 @@ def render_csv(
     into the scene here. The CSV alone reproduces the render, with `bokeh-assets render` or any-to-bokeh itself.
     """
     from bokeh_assets.media.frames import MapFolder
+    from bokeh_assets.media.timing import read_timing
     from bokeh_assets.previews import Filmstrip, coloured
     from bokeh_assets.rendering.layout import read_csv, write_layout
 
     with making("render_csv", context, store, run) as step:
         video = step.video
-        shots = pd.read_parquet(video.frames_table)["shot"].to_list()
+        table, _ = read_timing(video.frames_table)
         focus = pd.read_parquet(video.focus)
         maps = MapFolder(video.disparity)
         linked = [maps.file(i) for i in range(len(maps))]
@@ -45,7 +50,7 @@ def render_csv(
         with new_folder(video.render) as folder, tracked(context, progress, len(focus)) as tell:
             write_layout(
                 folder,
-                step.rendered_disparity(shots, progress=tell) if step.subject_must_be_stood else linked,
+                _counted(step.rendered_disparity(table), tell) if step.subject_must_be_stood else linked,
                 video.frames,
                 focus,
                 mattes_folder=video.masks,
@@ -59,7 +64,7 @@ def render_csv(
         fixed = row.focus["k"].nunique() == 1
         return step.finish(
             {
-                "preview": strip.metadata(),
+                **strip.metadata(),
                 "k": f"{row.focus['k'].iloc[0]:g}" if fixed else "change",
                 "path": dg.MetadataValue.path(video.render_csv),
             },
@@ -67,3 +72,9 @@ def render_csv(
             checks=[checks.layout_loads(len(row.disparity), step.frame_count, video.render_csv.name)],
             notes=["the subject is stood upright into the scene from its matte"] * step.subject_must_be_stood,
         )
+
+
+def _counted(maps: Iterable[NDArray[np.float32]], tell: Callable[[int], None]) -> Iterator[NDArray[np.float32]]:
+    for done, disparity in enumerate(maps, start=1):
+        yield disparity
+        tell(done)
