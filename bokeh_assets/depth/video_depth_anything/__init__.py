@@ -9,6 +9,7 @@ windows of 32 frames.
     preprocess.py                              a frame -> the network's input
     windows.py, stitching.py                   32-frame windows, and joining their maps into one video
     inference.py                               `infer_video_depth`: frames in, raw maps out, streaming
+    prefetch.py, runner.py                     reading ahead; batches, precision, GPU memory, transfers
     upsampling.py                              maps of the network's size -> maps whose edges follow the picture
     estimator.py                               `VideoDepthAnythingEstimator`: the engine behind `depth_maps`
 
@@ -27,7 +28,7 @@ _HOMES = {
     "VideoDepthAnythingEstimator": "estimator",
 }
 
-__all__ = list(_HOMES)  # noqa: PLE0605
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

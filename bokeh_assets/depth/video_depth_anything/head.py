@@ -87,6 +87,7 @@ class TemporalDPTHead(nn.Module):
         layers = []
         for tap, project, resize in zip(taps, self.projects, self.resize_layers, strict=True):
             # A 1x1 convolution is a linear map of the tokens; the picture it gives is channels-last in memory.
+            assert isinstance(project, nn.Conv2d)
             x = F.linear(tap, project.weight.flatten(1), project.bias)
             layers.append(resize(x.unflatten(1, (rows, columns)).permute(0, 3, 1, 2)))
         s = self.scratch
@@ -125,6 +126,7 @@ class TemporalDPTHead(nn.Module):
         x = F.relu_(s.output_conv2[0](x))
         # The last sum is in float32 whatever the precision: half has too few steps for a smooth depth map.
         last = s.output_conv2[2]
+        assert isinstance(last, nn.Conv2d) and last.bias is not None
         x = F.conv2d(x.float(), last.weight.float(), last.bias.float())
         return F.relu_(x).squeeze(1)
 

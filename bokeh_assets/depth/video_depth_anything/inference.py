@@ -107,7 +107,7 @@ def _final_maps(
         for shot in _split_into_shots(_checked(ahead), shots):
             yield from _maps_of_shot(runner, shot, input_size, exact, enlarge)
     finally:
-        ahead.close()  # type: ignore[attr-defined]  # a generator: ends its threads
+        ahead.close()
 
 
 def _maps_of_shot(
@@ -119,7 +119,7 @@ def _maps_of_shot(
     stitcher: Stitcher | None = None
     for window in cut_into_windows(frames, pad=exact):
         if stitcher is None:
-            source = window.fresh[0].shape[:2]
+            source = (window.fresh[0].shape[0], window.fresh[0].shape[1])
             size = network_size(*source, input_size)
             anchor = 0 if exact else find_anchor(window.fresh)
             keys = (anchor, *KEYFRAMES[1:])

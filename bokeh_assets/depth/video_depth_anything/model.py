@@ -79,7 +79,8 @@ class VideoDepthAnything(nn.Module):
             float32 (len(slots), H, W), >= 0: inverse depth of unknown scale, or metres if `metric`.
         """
         slots = range(window.frames) if slots is None else slots
-        path3 = self.head.mix(window.layer3, window.layer4, window.skip2.shape[-2:], tokens_at_once)
+        size = (window.skip2.shape[-2], window.skip2.shape[-1])
+        path3 = self.head.mix(window.layer3, window.layer4, size, tokens_at_once)
         maps = []
         for start in range(0, len(slots), step):
             part = slots[start : start + step]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 import cv2
@@ -28,8 +29,8 @@ def network_size(height: int, width: int, input_size: int = 518) -> tuple[int, i
     scale = max(input_size / height, input_size / width)
 
     def side(length: int) -> int:
-        nearest = round(length * scale / PATCH) * PATCH
-        return nearest if nearest >= input_size else int(np.ceil(length * scale / PATCH)) * PATCH
+        patches = length * scale / PATCH
+        return PATCH * (round(patches) if round(patches) * PATCH >= input_size else math.ceil(patches))
 
     return side(height), side(width)
 
@@ -40,9 +41,9 @@ def prepare(frame: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.float
     Bicubic without antialiasing or clipping, as the model was trained.
     """
     picture = frame.astype(np.float32) / np.float32(255)
-    picture = cv2.resize(picture, (size[1], size[0]), interpolation=cv2.INTER_CUBIC)
+    resized = cv2.resize(picture, (size[1], size[0]), interpolation=cv2.INTER_CUBIC)
     # float64 here, float32 after: the order of roundings of the reference.
-    return np.ascontiguousarray(((picture - MEAN) / STD).astype(np.float32).transpose(2, 0, 1))
+    return np.ascontiguousarray(((resized - MEAN) / STD).astype(np.float32).transpose(2, 0, 1))
 
 
 def prepare_on_device(frames: Tensor, size: tuple[int, int]) -> Tensor:
@@ -59,19 +60,24 @@ def prepare_on_device(frames: Tensor, size: tuple[int, int]) -> Tensor:
         # One frame at a time: the float copy of a 4K frame takes 100 MB.
         picture = frame.permute(2, 0, 1).to(torch.float32).div_(255)
         resized[slot] = torch.matmul(down, torch.matmul(picture, across.T))
-    mean = torch.tensor(MEAN, dtype=torch.float64, device=frames.device).view(3, 1, 1)
-    std = torch.tensor(STD, dtype=torch.float64, device=frames.device).view(3, 1, 1)
+    mean, std = _normalisation(frames.device)
     for slot in range(n):
         resized[slot] = (resized[slot] - mean) / std
     return resized
 
 
 @lru_cache(maxsize=8)
+def _normalisation(device: torch.device) -> Tensor:
+    return torch.tensor([MEAN, STD], dtype=torch.float64, device=device).view(2, 3, 1, 1)
+
+
+@lru_cache(maxsize=8)
 def cubic_matrix(source: int, target: int, device: torch.device) -> Tensor:
     """The (target, source) matrix of OpenCV's INTER_CUBIC in one direction: a = -0.75, border repeated."""
+    # Rounded to float32 where OpenCV's plain code does; its vector code rounds a little otherwise (4e-5 in a weight).
     place = ((np.arange(target) + 0.5) * (source / target) - 0.5).astype(np.float32)
     first = np.floor(place)
-    t = place - first
+    t = (place - first).astype(np.float32)
     a = np.float32(-0.75)
     one = np.float32(1)
     taps = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -60,6 +61,8 @@ class WindowRunner:
     def __init__(self, model: VideoDepthAnything, dtype: torch.dtype, note: Note) -> None:
         if model.dtype != dtype:
             model = copy.deepcopy(model).to(dtype)
+        if model.device.type == "cuda":
+            model = model.to(memory_format=torch.channels_last)  # the order in memory that the matrix units want
         self.model = model
         self._note = note
         self._share = 1  # portions are 1/share of the usual ones
@@ -73,7 +76,7 @@ class WindowRunner:
         frames = self._staged(window.fresh)
         done = 0
         while done < len(window.fresh):
-            part = self._retried(lambda share, at=done: self._encode(frames, at, share, size))
+            part = self._retried(partial(self._encode, frames, done, size))
             parts.append(part)
             done += part.frames
         if isinstance(frames, Tensor):
@@ -93,7 +96,7 @@ class WindowRunner:
             )
         )
 
-    def _encode(self, frames: list[Picture] | Tensor, at: int, share: int, size: tuple[int, int]) -> Pyramid:
+    def _encode(self, frames: list[Picture] | Tensor, at: int, size: tuple[int, int], share: int) -> Pyramid:
         part = frames[at : at + max(1, ENCODED_AT_ONCE // share)]
         if isinstance(part, Tensor):
             pictures = prepare_on_device(part.to(self.model.device, non_blocking=True), size)

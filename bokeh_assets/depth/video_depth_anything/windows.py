@@ -98,7 +98,7 @@ class _Ahead:
         return self._next is None
 
     def take(self, count: int) -> list[NDArray[np.uint8]]:
-        taken = []
+        taken: list[NDArray[np.uint8]] = []
         while self._next is not None and len(taken) < count:
             taken.append(self._next)
             self._next = next(self._source, None)
