@@ -65,6 +65,10 @@ class ClassicalSegmenter:
                     progress(done)
 
 
+KEPT = 64
+"""Working pictures kept in memory: as many as a survey of the surroundings looks at."""
+
+
 class WorkingFrames:
     """Frames at working size, made when asked for; the last few are kept."""
 
@@ -80,7 +84,7 @@ class WorkingFrames:
 
     def __getitem__(self, index: int) -> NDArray[np.uint8]:
         if index not in self._kept:
-            if len(self._kept) >= 4:
+            if len(self._kept) >= KEPT:
                 del self._kept[next(iter(self._kept))]
             self._kept[index] = cv2.resize(self._frames[index], self.size, interpolation=cv2.INTER_AREA)
         return self._kept[index]

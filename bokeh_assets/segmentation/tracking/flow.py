@@ -17,11 +17,13 @@ class Motion:
         back: float32 (H, W, 2), x and y offset in pixels from the new frame to the old.
         trust: float32 (H, W), 1 where going there and coming back ends at the start, falling to 0 where it
             does not (hidden, uncovered or blurred places).
+        uncovered: bool (H, W), places no pixel of the old frame moved to: they were hidden before.
         camera: float32 (2, 3), the affine motion of the scene, new frame to old.
     """
 
     back: NDArray[np.float32]
     trust: NDArray[np.float32]
+    uncovered: NDArray[np.bool_]
     camera: NDArray[np.float32]
 
     def warp(self, old: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -42,12 +44,27 @@ class FlowEstimator:
 
     def __init__(self) -> None:
         self._dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+        self._fast = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
 
     def between(self, old: NDArray[np.uint8], new: NDArray[np.uint8]) -> Motion:
         """Motion from grey uint8 (H, W) `old` to `new`."""
         back = self._dis.calc(new, old, None)
         forth = self._dis.calc(old, new, None)
-        return Motion(back, _trust(back, forth), _camera(back))
+        return Motion(back, _trust(back, forth), _uncovered(forth), _camera(back))
+
+    def camera(self, old: NDArray[np.uint8], new: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Only the affine motion of the scene (2, 3), new frame to old."""
+        return _camera(self._fast.calc(new, old, None))
+
+
+def _uncovered(forth: NDArray[np.float32]) -> NDArray[np.bool_]:
+    height, width = forth.shape[:2]
+    y, x = np.mgrid[0:height, 0:width]
+    to_x = np.clip(np.rint(x + forth[..., 0]).astype(np.int32), 0, width - 1)
+    to_y = np.clip(np.rint(y + forth[..., 1]).astype(np.int32), 0, height - 1)
+    reached = np.zeros((height, width), np.uint8)
+    reached[to_y, to_x] = 1
+    return cv2.morphologyEx(reached, cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8)) == 0
 
 
 def _trust(back: NDArray[np.float32], forth: NDArray[np.float32]) -> NDArray[np.float32]:

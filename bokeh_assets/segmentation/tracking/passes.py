@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -13,11 +14,15 @@ from numpy.typing import NDArray
 from bokeh_assets.media.frames import Frames
 from bokeh_assets.segmentation.prompts import Prompt
 from bokeh_assets.segmentation.tracking.colours import Palette
+from bokeh_assets.segmentation.tracking.plate import survey
 from bokeh_assets.segmentation.tracking.start import start_matte
 from bokeh_assets.segmentation.tracking.tracker import Tracker
 
 CROSSFADE = 4
 """Frames over which the answer passes from one prompt's tracking to the next one's."""
+
+LOOK_AHEAD = 16
+"""Frames tracked ahead and back before the first matte of a box or points is settled."""
 
 
 class MatteSpool:
@@ -68,7 +73,10 @@ def follow(
     scale = width / size[0], height / size[1]
 
     def start(at: int, known: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-        return start_matte(frames[at], [p for p in prompts if p.frame == at], scale, size, known)
+        here = [p for p in prompts if p.frame == at]
+        matte = start_matte(frames[at], palette, here, scale, size, known, survey(frames, at))
+        exact = known is not None or any(p.mask is not None for p in here)
+        return matte if exact else _reconsidered(frames, palette, at, matte)
 
     stops = sorted({p.frame for p in prompts})
     matte = start(stops[0])
@@ -76,7 +84,7 @@ def follow(
         _spool(frames, palette, matte, range(stops[0], -1, -1), backward)
         for i in range(stops[0]):
             yield backward.read(i)
-    for here, there in zip(stops, stops[1:], strict=False):
+    for here, there in itertools.pairwise(stops):
         with MatteSpool() as forward, MatteSpool() as backward:
             known = _spool(frames, palette, matte, range(here, there + 1), forward)
             after = start(there, known)
@@ -89,9 +97,28 @@ def follow(
                 yield mixed + backward.read(i) * np.float32(share) if share > 0 else mixed
             matte = after
     yield matte
-    tracker = Tracker(palette, frames[stops[-1]], matte)
+    tracker = Tracker(frames, palette, stops[-1], matte)
     for i in range(stops[-1] + 1, len(frames)):
-        yield tracker.step(frames[i])
+        yield tracker.step(i)
+
+
+def _reconsidered(frames: Frames, palette: Palette, at: int, matte: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The first matte after a look ahead and back.
+
+    What lay behind the object shows once it has moved, so the way back to the prompted frame knows more than the
+    first cut did. Where the two hardly agree, tracking was at fault, and the first cut stands.
+    """
+    ahead = min(len(frames) - 1, at + LOOK_AHEAD)
+    turn = ahead if ahead - at >= at - max(0, at - LOOK_AHEAD) else max(0, at - LOOK_AHEAD)
+    if turn == at:
+        return matte
+    step = 1 if turn > at else -1
+    tracker = Tracker(frames, palette, at, matte)
+    for i in (*range(at + step, turn + step, step), *range(turn - step, at - step, -step)):
+        tracker.step(i)
+    first, again = matte > 0.5, tracker.matte > 0.5
+    both, either = float((first & again).sum()), float((first | again).sum())
+    return tracker.matte if both > 0.6 * either else matte
 
 
 def _spool(
@@ -101,8 +128,8 @@ def _spool(
     spool.write(order[0], matte)
     if len(order) == 1:
         return matte
-    tracker = Tracker(palette, frames[order[0]], matte)
+    tracker = Tracker(frames, palette, order[0], matte)
     for i in order[1:]:
-        matte = tracker.step(frames[i])
+        matte = tracker.step(i)
         spool.write(i, matte)
     return matte

@@ -9,24 +9,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bokeh_assets.segmentation.prompts import Prompt
+from bokeh_assets.segmentation.tracking.colours import LocalColours, Palette
 from bokeh_assets.segmentation.tracking.labels import solve
+from bokeh_assets.segmentation.tracking.plate import Survey
 
 
 def start_matte(
     picture: NDArray[np.uint8],
+    palette: Palette,
     prompts: Sequence[Prompt],
     scale: tuple[float, float],
     size: tuple[int, int],
     known: NDArray[np.float32] | None = None,
+    around: Survey | None = None,
 ) -> NDArray[np.float32]:
     """The object the prompts of one frame describe.
 
     Args:
         picture: uint8 RGB (H, W, 3) at working size.
+        palette: colours of the clip.
         prompts: all hints for one object on this frame.
         scale: working pixels per source pixel, x and y.
         size: width and height of the source.
         known: float32 (H, W), where tracking saw the object; points correct it instead of starting afresh.
+        around: what the frames around this one tell.
 
     Returns:
         float32 (H, W) matte, 0..1.
@@ -47,7 +53,7 @@ def start_matte(
         return _corrected(picture, matte, points) if points else matte
     if boxes:
         clipped = [_inside(box, scale, width, height) for box in boxes]
-        return _from_box(picture, clipped, points)
+        return _from_box(picture, palette, clipped, points, around)
     if known is not None and known.max() > 0.5:
         return _corrected(picture, known, points)
     return _from_points(picture, points)
@@ -81,8 +87,10 @@ def _draw(labels: NDArray[np.uint8], points: Sequence[tuple[float, float, int]])
 
 def _from_box(
     picture: NDArray[np.uint8],
+    palette: Palette,
     boxes: Sequence[tuple[int, int, int, int]],
     points: Sequence[tuple[float, float, int]],
+    around: Survey | None,
 ) -> NDArray[np.float32]:
     labels = np.full(picture.shape[:2], cv2.GC_BGD, np.uint8)
     x0, y0, x1, y1 = (np.array(boxes)[:, i] for i in range(4))
@@ -97,8 +105,43 @@ def _from_box(
     part = np.ascontiguousarray(labels[window])
     if (part == cv2.GC_BGD).sum() < 12:  # the box fills the picture: its rim is the surroundings
         part[0], part[-1], part[:, 0], part[:, -1] = (cv2.GC_BGD,) * 4
-    labels[window] = _cut(picture[window], part, 5)
+    first = _cut(picture[window], part.copy(), 5)
+    if around is not None:
+        first = _with_change(palette, picture[window], part, first, around.change[window])
+    labels[window] = first
     return _soft(picture, labels, points)
+
+
+def _with_change(
+    palette: Palette,
+    picture: NDArray[np.uint8],
+    given: NDArray[np.uint8],
+    first: NDArray[np.uint8],
+    change: NDArray[np.float32],
+) -> NDArray[np.uint8]:
+    """Settle again, knowing what moves, if the first cut says that the object does.
+
+    What stays put while the object moves is not the object, however alike its colours.
+    """
+    found = np.isin(first, (cv2.GC_FGD, cv2.GC_PR_FGD))
+    if not found.any() or (change[found] > 0.5).mean() < 0.3:
+        return first
+    height, width = change.shape
+    index = palette.index(picture)
+    inside = given != cv2.GC_BGD
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (7, 7))
+    filled = cv2.GaussianBlur(cv2.morphologyEx(change, cv2.MORPH_CLOSE, kernel), (0, 0), 1.5)
+    moving = np.clip(10 * (filled - 0.5), -2.5, 3)
+    subject = np.where(inside, 1 / (1 + np.exp(-2 * moving)), 0).astype(np.float32)
+    for _ in range(4):
+        front, back = LocalColours(palette, height, width, 3.0), LocalColours(palette, height, width, 3.0)
+        front.learn(index, subject, 1.0)
+        back.learn(index, 1 - subject, 1.0)
+        near = np.log((front.density(index) + 0.01) / (back.density(index) + 0.01))
+        unary = np.clip(near, -2.5, 2.5) + moving + np.where(found, 0.4, -0.4)
+        unary = np.where(given == cv2.GC_FGD, 8, np.where(inside, unary, -8)).astype(np.float32)
+        subject = solve(picture, unary, given == cv2.GC_PR_FGD)
+    return np.where(subject > 0.5, np.where(given == cv2.GC_FGD, given, cv2.GC_PR_FGD), cv2.GC_BGD).astype(np.uint8)
 
 
 def _from_points(picture: NDArray[np.uint8], points: Sequence[tuple[float, float, int]]) -> NDArray[np.float32]:
