@@ -32,7 +32,7 @@ def least_squares(maps: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
     return scale.float(), shift.float()
 
 
-def robust_fit(maps: Tensor, reference: Tensor, rounds: int = 3) -> tuple[Tensor, Tensor]:
+def robust_fit(maps: Tensor, reference: Tensor, rounds: int = 6) -> tuple[Tensor, Tensor]:
     """Scale and shift that a minority of bad pixels or frames cannot spoil, and that never turn depth around.
 
     Iteratively reweighted least squares in float64 with Cauchy weights (Holland and Welsch, 1977), on every
