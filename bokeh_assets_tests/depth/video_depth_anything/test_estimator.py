@@ -22,7 +22,7 @@ from bokeh_assets_tests.depth.video_depth_anything.conftest import moving_pictur
 Video = NDArray[np.uint8]
 
 
-def estimated(model: VideoDepthAnything, frames, shots: list[int]) -> NDArray[np.float32]:  # type: ignore[no-untyped-def]
+def estimated(model: VideoDepthAnything, frames, shots: list[int]) -> NDArray[np.float32]:
     return np.stack(list(VideoDepthAnythingEstimator(model, "cpu", input_size=56).estimate(frames, shots)))
 
 
@@ -72,7 +72,8 @@ def test_progress_and_shot_count(model: VideoDepthAnything, video: Video) -> Non
 def test_a_flat_shot_is_in_the_middle() -> None:
     flat = np.full((4, 4), 3.0, np.float32)
     np.testing.assert_array_equal(normalised(flat, 3.0, 3.0), np.full((4, 4), 0.5, np.float32))
-    np.testing.assert_allclose(normalised(np.float32([[0, 2, 5, 9]]), 1.0, 5.0), [[0, 0.25, 1, 1]])
+    scaled = normalised(np.array([[0, 2, 5, 9]], np.float32), 1.0, 5.0)
+    np.testing.assert_allclose(scaled, np.array([[0, 0.25, 1, 1]]))
 
 
 # Edges

@@ -179,12 +179,12 @@ def test_memory_that_runs_short_makes_smaller_batches_and_says_so(
     usual = np.stack(list(infer_video_depth(model, video[:40], 28)))
     pyramid, depth = VideoDepthAnything.pyramid, VideoDepthAnything.depth
 
-    def small_pyramid(self, pictures):  # type: ignore[no-untyped-def]
+    def small_pyramid(self, pictures):
         if len(pictures) > 3:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return pyramid(self, pictures)
 
-    def small_depth(self, window, slots, step, tokens_at_once):  # type: ignore[no-untyped-def]
+    def small_depth(self, window, slots, step, tokens_at_once):
         if step > 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return depth(self, window, slots, step, tokens_at_once)
@@ -200,7 +200,7 @@ def test_memory_that_runs_short_makes_smaller_batches_and_says_so(
 def test_a_gpu_too_small_is_an_error_with_a_remedy(
     model: VideoDepthAnything, video: Video, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def never(self, pictures):  # type: ignore[no-untyped-def]
+    def never(self, pictures):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(VideoDepthAnything, "pyramid", never)

@@ -28,7 +28,7 @@ def test_unknown_encoder_is_named_with_the_known_ones() -> None:
         VideoDepthAnything("vitg")
 
 
-def _recorded(module: nn.Module, store: dict[str, np.ndarray], name: str):  # type: ignore[no-untyped-def]
+def _recorded(module: nn.Module, store: dict[str, np.ndarray], name: str):
     def hook(_module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         store[f"tap_{name}_in"] = inputs[0].numpy()
         store[f"tap_{name}"] = output.numpy()
