@@ -21,19 +21,19 @@ class Prompt(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    frame: int = Field(0, ge=0, description="Frame the hint is on, counted from 0")
+    frame: int = Field(default=0, ge=0, description="Frame the hint is on, counted from 0")
     object: int | None = Field(
-        None,
+        default=None,
         ge=0,
         description="Several objects make up one subject; hints with one number describe one object. "
         "Left out: a second box or mask on the same frame is another object, all else is object 0",
     )
-    box: tuple[float, float, float, float] | None = Field(None, description="x0, y0, x1, y1 in pixels")
-    points: tuple[Pixel, ...] | None = Field(None, description="x, y pairs in pixels")
+    box: tuple[float, float, float, float] | None = Field(default=None, description="x0, y0, x1, y1 in pixels")
+    points: tuple[Pixel, ...] | None = Field(default=None, description="x, y pairs in pixels")
     labels: tuple[Literal[0, 1], ...] | None = Field(
-        None, description="One per point: 1 is subject (the default), 0 is not"
+        default=None, description="One per point: 1 is subject (the default), 0 is not"
     )
-    mask: Path | None = Field(None, description="A picture of the frame's size; brighter than 127 is subject")
+    mask: Path | None = Field(default=None, description="A picture of the frame's size; brighter than 127 is subject")
 
     @model_validator(mode="after")
     def _one_kind(self) -> Prompt:
