@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,6 +24,11 @@ from bokeh_assets.media.container import open_video
 from bokeh_assets.media.hdr import ToneMapper
 from bokeh_assets.media.probe import VideoInfo, describe, square_size
 from bokeh_assets.media.timing import Clock
+
+# Containers round, and their claims are loose: less than this is no loss.
+_END_SLACK = 0.25
+# mp4 keeps the lengths of its tracks in milliseconds.
+_END_ROUNDING = Fraction(2, 1000)
 
 Progress = Callable[[int], None]
 """Called with the number of frames finished so far."""
@@ -108,6 +115,11 @@ class Decoding(Iterator[DecodedFrame]):
         if self._progress:
             self._progress(count + 1)
         self.warnings += self._packets.warnings()
+        end, claimed = float(pts * base) + duration, _claimed_end(self._container, self._stream)
+        if claimed is not None and claimed - end > max(_END_SLACK, 4 * duration) and not self.warnings:
+            self.warnings.append(
+                f"the picture ends at {end:.2f} s of {claimed:.2f} s; the file is cut short or damaged"
+            )
         if clock.repaired:
             self.warnings.append(f"{clock.repaired} timestamps were missing or did not rise and were repaired")
         if picture.resized:
@@ -126,9 +138,23 @@ class Decoding(Iterator[DecodedFrame]):
         own = frame.duration or round(1 / (self.info.fps * base)) or 1
         if stream.duration and stream.start_time is not None and not self._packets.cut_short:
             end = stream.start_time + stream.duration
-            if own / 4 <= end - pts <= own * 4:
+            rounded = abs(end - pts - own) * base <= _END_ROUNDING
+            if not rounded and own / 4 <= end - pts <= own * 4:
                 own = end - pts
         return float(own * base)
+
+
+def _claimed_end(container: InputContainer, stream: VideoStream) -> float | None:
+    """When the picture should end by what the container says of it alone, in seconds of its clock."""
+    base, start = stream.time_base, stream.start_time or 0
+    if stream.duration and base:
+        return float((start + stream.duration) * base)
+    tag = stream.metadata.get("DURATION", "")  # Matroska
+    with suppress(ValueError):
+        hours, minutes, seconds = (float(part) for part in tag.split(":"))
+        return 3600 * hours + 60 * minutes + seconds
+    alone = len(container.streams) == 1 and container.duration
+    return container.duration / av.time_base if alone and container.duration else None
 
 
 def decode(path: Path, *, progress: Progress | None = None) -> Decoding:
@@ -137,7 +163,8 @@ def decode(path: Path, *, progress: Progress | None = None) -> Decoding:
     Rotation and mirroring are applied; pixels that are not square are made so by enlarging; matrix and range of the
     colours are those of the file (see `colour_of` for untagged ones); PQ and HLG are tone-mapped to SDR (see `hdr`).
     Frames keep their own times. A frame of another size than the first is scaled to it. Damaged packets are skipped
-    and a truncated file ends early: what is whole is yielded, and `warnings` tells the rest.
+    and a truncated file ends early: what is whole is yielded, and `warnings` tells the rest as far as FFmpeg lets it be
+    known (a gap that a demuxer passes over in silence shows only in the times).
 
     Args:
         path: the file.
@@ -198,7 +225,7 @@ class _Packets:
         if self._bad:
             lines.append(f"{self._bad} damaged packets were skipped")
         if self._concealed:
-            lines.append(f"{self._concealed} frames are damaged; missing parts were guessed by the decoder")
+            lines.append(f"at least {self._concealed} frames are damaged; the decoder guessed what is missing")
         return lines
 
 

@@ -109,10 +109,11 @@ def encode(
     try:
         with ExitStack() as files:
             opened = files.enter_context(open_video(source)) if source is not None else None
-            result = files.enter_context(
-                av.open(str(out), "w", format="mp4", options={"movflags": "+faststart", "fflags": "+bitexact"})
-            )
-            job = _Job(result, first, codec, quality, timing, source, opened)
+            base = timing.attrs.get("time_base") or (opened[1].time_base if opened else None)
+            clock = _ticks(timing, Fraction(base) if base else None)
+            options = {"movflags": "+faststart", "fflags": "+bitexact", "movie_timescale": _film_clock(clock[2])}
+            result = files.enter_context(av.open(str(out), "w", format="mp4", options=options))
+            job = _Job(result, first, codec, quality, clock, source, opened)
             return job.run(first, pictures, Path(out))
     except av.FFmpegError as error:
         if error.errno == errno.ENOSPC:
@@ -129,7 +130,7 @@ class _Job:
         first: NDArray[np.uint8],
         codec: str,
         quality: int,
-        timing: pd.DataFrame,
+        clock: tuple[list[int], int, Fraction],
         source: Path | None,
         opened: tuple[InputContainer, VideoStream] | None,
     ) -> None:
@@ -137,8 +138,7 @@ class _Job:
         self._height, self._width = first.shape[:2]
         self._colour = _colour(source)
         self.notes: list[str] = []
-        base = timing.attrs.get("time_base") or (opened[1].time_base if opened else None)
-        self._ticks, self._length, self._base = _ticks(timing, Fraction(base) if base else None)
+        self._ticks, self._length, self._base = clock
         origin = _origin(opened[0] if opened else None, self._ticks[0] * self._base)
         self._shift = round(origin / self._base)
         self._origin = origin
@@ -276,6 +276,14 @@ def _ticks(timing: pd.DataFrame, base: Fraction | None) -> tuple[list[int], int,
         raise InputError("the timestamps of the frames do not rise; make the frames again")
     last = max(1, round(Fraction(float(timing["duration"].iloc[-1])) / unit))
     return ticks, ticks[-1] - ticks[0] + last, unit
+
+
+def _film_clock(base: Fraction) -> str:
+    """Ticks a second for the lengths of tracks: as fine as the picture's, or mp4 rounds them to milliseconds."""
+    ticks = base.denominator
+    while ticks < 10_000:
+        ticks *= 2
+    return str(ticks if ticks < 1 << 31 else 90_000)
 
 
 def _steady(ticks: list[int]) -> bool:

@@ -109,7 +109,7 @@ class ShotDetector:
         if previous.black:
             return False
         # Motion goes on meanwhile, so it will not fit as well as it did; but dim pictures always fit a little.
-        limit = min(0.6 * score, 1.4 * self._limit(previous, previous))
+        limit = min(0.6 * score, 0.5 * previous.contrast)
         return any(misfit(previous, later) < limit for later in self._thumbs if not later.black)
 
 
