@@ -100,6 +100,5 @@ class LocalColours:
 
     @property
     def total(self) -> NDArray[np.float32]:
-        """Amount of each palette colour over the whole picture, summing to 1."""
-        amount = self._palette.mix @ self._mass.sum(axis=(1, 2))
-        return amount / max(float(amount.sum()), 1e-6)
+        """Amount of each palette colour over the whole picture, in cells."""
+        return self._palette.mix @ self._mass.sum(axis=(1, 2))

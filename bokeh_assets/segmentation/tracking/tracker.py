@@ -50,7 +50,13 @@ class Tracker:
         self.matte = matte
         self._area = float(matte.sum())
         self._lone = _pieces(matte) == 1
-        self._anchor_subject, self._anchor_rest = self._subject.total, self._rest.total
+        mine, others = self._subject.total, self._rest.total
+        # Amounts, not shares: a colour that is rare in a large scene can still be commoner there than here.
+        self._ever = np.clip(np.log((mine + 0.5) / (others + 0.5)), -2, 2).astype(np.float32)
+        self._worn = mine / max(float(mine.sum()), 1e-6)
+        ys, xs = np.where(matte > 0.5)
+        self._extent = (int(np.ptp(xs)) + 1, int(np.ptp(ys)) + 1) if len(xs) else (1, 1)
+        self._lost = len(xs) == 0
 
     def step(self, at: int) -> NDArray[np.float32]:
         """The object's matte, float32 (H, W), in frame `at`, a neighbour of the last one."""
@@ -69,6 +75,11 @@ class Tracker:
         unary, active = self._combine(motion, prior, evidence)
         matte = solve(picture, unary, active)
         matte = _keep_supported(matte, prior, self._lone)
+        if self._lost:
+            matte = self._found_again(picture, index)
+        elif not self._plausible(matte, index):
+            matte = np.zeros_like(matte)
+        self._lost = not matte.any()
         self._learn(picture, index, matte)
         self._grey, self.matte = grey, matte
         return matte
@@ -89,8 +100,33 @@ class Tracker:
         """Log odds of the subject from colour: what is seen around here, then what was seen anywhere."""
         subject, rest = self._subject.density(index) + 1e-3, self._rest.density(index) + 1e-3
         here = np.clip(np.log(subject / rest), -3, 3)
-        ever = np.clip(np.log((self._anchor_subject + 2e-3) / (self._anchor_rest + 2e-3)), -2, 2)
-        return (here + 0.6 * ever[index]).astype(np.float32)
+        return (here + 0.5 * self._ever[index]).astype(np.float32)
+
+    def _plausible(self, matte: NDArray[np.float32], index: NDArray[np.int32]) -> bool:
+        """Whether this is the object: enough of it, and in its colours."""
+        area = float(matte.sum())
+        if area < max(LOST * self._area, 12):
+            return False
+        worn = self._palette.mix @ np.bincount(index.ravel(), matte.ravel(), self._palette.size)
+        return float(np.minimum(worn / worn.sum(), self._worn).sum()) > 0.3
+
+    def _found_again(self, picture: NDArray[np.uint8], index: NDArray[np.int32]) -> NDArray[np.float32]:
+        """The matte of an object that was out of sight, or zeros: a window of its size full of its colours."""
+        unary = self._ever[index] + self._against_plate(picture) - 0.3
+        width, height = (max(3, round(0.8 * side)) for side in self._extent)
+        density = cv2.boxFilter((unary > 0).astype(np.float32), -1, (width, height), borderType=cv2.BORDER_CONSTANT)
+        _, best, _, (x, y) = cv2.minMaxLoc(density)
+        nothing = np.zeros(index.shape, np.float32)
+        if best < 0.15:
+            return nothing
+        window = np.zeros(index.shape, bool)
+        window[max(y - height, 0) : y + height, max(x - width, 0) : x + width] = True
+        matte = solve(picture, np.where(window, unary, -8).astype(np.float32), window)
+        count, parts, stats, _ = cv2.connectedComponentsWithStats((matte > 0.5).astype(np.uint8), connectivity=8)
+        if count < 2:
+            return nothing
+        matte = matte * (parts == 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA])))
+        return matte if 0.2 * self._area < matte.sum() < 2 * self._area and self._plausible(matte, index) else nothing
 
     def _against_plate(self, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Log odds of the subject: what looks as it did before the subject came is the scene."""
@@ -105,7 +141,7 @@ class Tracker:
         signed = _signed_distance(prior > 0.5)
         place = np.clip(signed / 2.0, -3, 3)
         weight = 0.25 + 0.75 * motion.trust
-        unary = weight * place * 1.2 + evidence - 1.0 * motion.uncovered
+        unary = weight * place * 1.2 + evidence - 1.5 * motion.uncovered
         active = np.abs(signed) < reach
         active |= (motion.trust < 0.5) & (np.abs(signed) < 3 * reach)
         sure = np.where(signed > 0, 8.0, -8.0)
