@@ -24,14 +24,19 @@ def plane_content(scene: Scene, index: int) -> Tensor:
     return torch.cat([colour, (front + back)[None]])
 
 
-def blur(content: Tensor, radius: float) -> Tensor:
-    """The plane (C, H, W) out of focus by `radius` pixels; the picture goes on beyond its borders."""
-    height, width = content.shape[-2:]
+def kernel_for(radius: float) -> tuple[np.ndarray, int]:
+    """Kernel of a blur of `radius` pixels, and by how much the plane is shrunk before it is applied."""
     factor = 1
     while radius / factor > FULL_SIZE:
         factor *= 2
     # Shrinking and growing again blur a little too: take their variance off the disc's.
-    shape = kernel(float(np.sqrt(max(radius * radius - (factor * factor - 1), 0))) / factor)
+    return kernel(float(np.sqrt(max(radius * radius - (factor * factor - 1), 0))) / factor), factor
+
+
+def blur(content: Tensor, radius: float) -> Tensor:
+    """The plane (C, H, W) out of focus by `radius` pixels; the picture goes on beyond its borders."""
+    height, width = content.shape[-2:]
+    shape, factor = kernel_for(radius)
     n = shape.shape[0] // 2
     if n == 0:
         return content

@@ -16,6 +16,7 @@ from bokeh_assets.rendering.lens import Lens
 from bokeh_assets.rendering.thin_lens.accumulate import photograph
 from bokeh_assets.rendering.thin_lens.axis import axis_for
 from bokeh_assets.rendering.thin_lens.colour import decode, encode
+from bokeh_assets.rendering.thin_lens.planes_cpu import photograph_cpu
 from bokeh_assets.rendering.thin_lens.scene import split
 
 IN_FOCUS = 0.25  # pixels of radius under which nothing of a picture is out of focus
@@ -81,6 +82,7 @@ class ThinLensRenderer:
         axis = axis_for(nearest, farthest)
         sharp = torch.from_numpy(np.ascontiguousarray(frame)).to(self.device)
         coc = (torch.from_numpy(np.ascontiguousarray(depth)).to(self.device).float() - zf) * scale
-        scene = split(decode(sharp, self.lens.highlights), axis.place(coc), reach)
-        light = photograph(scene, axis)
+        subject = None if matte is None else torch.from_numpy(np.ascontiguousarray(matte)).to(self.device).float()
+        scene = split(decode(sharp, self.lens.highlights), axis.place(coc), reach, subject)
+        light = photograph_cpu(scene, axis) if self.device.type == "cpu" else photograph(scene, axis)
         return encode(light).round().to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()

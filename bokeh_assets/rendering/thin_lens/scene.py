@@ -1,15 +1,24 @@
-"""From one picture and its depth to a scene: what is in front, and what stands hidden behind it."""
+"""From one picture and its depth to a scene: what is in front, and what stands hidden behind it.
+
+At an edge a pixel is a mixture I = a F + (1 - a) B of the near side's colour F and the far side's B. Both are
+guessed from clean pixels beside the edge, the coverage a is read off the line between them (or taken from the
+subject's matte), and F and B are then solved for, so that what is blurred is never a colour of both.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 STEP = 2.5  # planes between two neighbours from which they belong to different things
-SEEDS = 5  # pixels from an edge within which the far side tells what goes on behind the near one
+SEEDS = 5  # pixels from an edge within which a side tells how it goes on
+BAND = 1  # pixels beside an edge that may be mixtures
+LINE_NOISE = 0.02  # squared distance of F and B (linear light) at which colour and outline weigh alike
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,8 @@ class Scene:
 def widest(picture: Tensor, reach: int) -> Tensor:
     """Largest value within `reach` pixels, (H, W)."""
     size = 2 * reach + 1
+    if picture.device.type == "cpu":  # many times faster than pooling, and the same
+        return torch.from_numpy(cv2.dilate(picture.contiguous().numpy(), np.ones((size, size), np.uint8)))
     rows = F.max_pool2d(picture[None, None], (1, size), 1, (0, reach))
     return F.max_pool2d(rows, (size, 1), 1, (reach, 0))[0, 0]
 
@@ -61,7 +72,7 @@ def push_pull(values: Tensor, weight: Tensor, levels: int) -> tuple[Tensor, Tens
             break
         pooled = F.avg_pool2d(layer, 2, ceil_mode=True, count_include_pad=False)
         # A coarse cell counts as known as soon as a quarter of it is.
-        layer = pooled * (pooled[:, -1:] * 4).clamp_max(1) / pooled[:, -1:].clamp_min(1e-8)
+        layer = pooled * ((pooled[:, -1:] * 4).clamp_max(1) / pooled[:, -1:].clamp_min(1e-8))
     for finer in reversed(stack):
         coarse = F.interpolate(layer, finer.shape[-2:], mode="bilinear", align_corners=False)
         layer = finer + (1 - finer[:, -1:]) * coarse
@@ -69,21 +80,76 @@ def push_pull(values: Tensor, weight: Tensor, levels: int) -> tuple[Tensor, Tens
     return layer[0, :-1] / known.clamp_min(1e-6), known
 
 
-def split(light: Tensor, place: Tensor, reach: float) -> Scene:
+def sharpen(place: Tensor) -> Tensor:
+    """Estimated depth ramps from thing to thing over some pixels, as if there were something between; it snaps here
+    to the nearer of the two ends."""
+    for _ in range(2):
+        low, high = -widest(-place, 3), widest(place, 3)
+        between = (widest(place, 1) - place > 0.5) & (place + widest(-place, 1) > 0.5) & (high - low > STEP)
+        place = torch.where(between, torch.where(place - low > high - place, high, low), place)
+    return place
+
+
+def align(place: Tensor, matte: Tensor, reach: int) -> Tensor:
+    """Depth moved to the subject's outline: within `reach` pixels of it, what has the depth of the wrong side gets
+    that of its own."""
+    inside = (matte > 0.5).float()
+    ring = (widest(inside, reach) > 0) & (widest(1 - inside, reach) > 0)
+    core = 1 - ring.float()
+    subject, _ = push_pull(place[None], core * inside + 1e-3 * inside, 6)
+    rest, _ = push_pull(place[None], core * (1 - inside) + 1e-3 * (1 - inside), 6)
+    own = torch.where(inside > 0, subject[0], rest[0])
+    other = torch.where(inside > 0, rest[0], subject[0])
+    wrong = ring & ((place - own).abs() > (place - other).abs())
+    return torch.where(wrong, own, place)
+
+
+def split(light: Tensor, place: Tensor, reach: float, matte: Tensor | None = None) -> Scene:
     """Two surfaces per pixel from one picture.
 
     Args:
         light: linear light, (3, H, W).
         place: position on the axis in planes, (H, W).
         reach: largest radius of blur in the picture, in pixels: how far behind an edge anything can be seen.
+        matte: the subject's coverage 0..1, (H, W).
     """
-    beside = widest(place, 1) - place > STEP
-    far_side = (widest(place, SEEDS) - place > STEP) & ~beside
-    weight = far_side.float() + 1e-3 * beside.float()
-    if not bool(far_side.any() | beside.any()):
+    if matte is not None:
+        place = align(place, matte, max(2, place.shape[1] // 480))
+    place = sharpen(place)
+    low, high = -widest(-place, SEEDS), widest(place, SEEDS)
+    beside = (widest(place, BAND) - place > STEP) | (place + widest(-place, BAND) > STEP)
+    far_side, near_side = high - place > STEP, place - low > STEP
+    clean = torch.where(beside, 1e-3, 1.0)
+    if not bool(far_side.any()):
         none = torch.zeros_like(place)
         return Scene(light, none + 1, place, light, none, place)
     levels = max(3, int(reach).bit_length() + 1)
-    filled, known = push_pull(torch.cat([light, place[None]]), weight, levels)
-    hidden = (known > 1e-6) & (place - filled[3] > STEP)
-    return Scene(light, torch.ones_like(place), place, filled[:3], hidden.float(), filled[3])
+    behind, known = push_pull(torch.cat([light, place[None]]), far_side * clean, levels)
+    before, _ = push_pull(torch.cat([light, place[None]]), near_side * clean, 3)
+    hidden = ((known > 1e-6) & (place - behind[3] > STEP)) | beside
+
+    # Coverage of the near side in the band of mixtures.
+    edge_low, edge_high = -widest(-place, BAND), widest(place, BAND)
+    hard = (place - edge_low > edge_high - place).float()
+    outline = F.avg_pool2d(F.pad(hard[None, None], (1, 1, 1, 1), mode="replicate"), 3, 1)[0, 0]
+    line = before[:3] - behind[:3]
+    length = (line * line).sum(0)
+    on_line = ((light - behind[:3]) * line).sum(0) / length.clamp_min(1e-6)
+    trust = length / (length + LINE_NOISE)
+    coverage = (trust * on_line.clamp(0, 1) + (1 - trust) * outline).clamp(0, 1)
+    # The depth map says which side has the greater share.
+    coverage = torch.where(hard > 0, coverage.clamp_min(0.5), coverage.clamp_max(0.5))
+    if matte is not None:
+        soft = (matte > 0.02) & (matte < 0.98)
+        coverage = torch.where(soft, matte, coverage)
+    alpha = torch.where(beside, coverage, 1.0)
+
+    # Colours of both sides, from the mixture where they have a share in it.
+    front = (light - (1 - alpha) * behind[:3]) / alpha.clamp_min(0.3)
+    front = torch.where(alpha > 0.3, front.clamp_min(0), before[:3])
+    front = torch.where(beside, torch.minimum(front, torch.maximum(light, before[:3]).clamp_min(1.0)), light)
+    seen_behind = ((light - alpha * before[:3]) / (1 - alpha).clamp_min(0.3)).clamp(0, 1)
+    back = torch.where(beside & (alpha < 0.7), seen_behind, behind[:3])
+    near_place = torch.where(beside, edge_high, place)
+    far_place = torch.where(beside & (hard == 0), place, behind[3])
+    return Scene(front, alpha, near_place, back, hidden.float(), far_place)
