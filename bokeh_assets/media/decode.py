@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -27,8 +26,6 @@ from bokeh_assets.media.timing import Clock
 
 # Containers round, and their claims are loose: less than this is no loss.
 _END_SLACK = 0.25
-# mp4 keeps the lengths of its tracks in milliseconds.
-_END_ROUNDING = Fraction(2, 1000)
 
 Progress = Callable[[int], None]
 """Called with the number of frames finished so far."""
@@ -110,7 +107,7 @@ class Decoding(Iterator[DecodedFrame]):
             if self._progress:
                 self._progress(count)
             frame, pts = upcoming, due
-        duration = self._last_duration(frame, pts)
+        duration = self._last_duration(frame, pts, clock.steady)
         yield DecodedFrame(picture(frame), pts, float((pts - start) * base), duration)
         if self._progress:
             self._progress(count + 1)
@@ -128,18 +125,18 @@ class Decoding(Iterator[DecodedFrame]):
             )
         self.close()
 
-    def _last_duration(self, frame: VideoFrame, pts: int) -> float:
+    def _last_duration(self, frame: VideoFrame, pts: int, steady: bool) -> float:
         """Seconds the last frame is shown.
 
-        Its packet says so; but with reordered frames of varying length mp4 files it under another frame, and then
-        the end of the stream is the truth. That end is not believed when far off (trimmed or truncated files).
+        Its packet says so; but where frames are reordered and of varying length mp4 files it under another frame, and
+        the end of the stream says it. That end is not believed when far off (trimmed or truncated files).
         """
         stream, base = self._stream, self.info.time_base
         own = frame.duration or round(1 / (self.info.fps * base)) or 1
-        if stream.duration and stream.start_time is not None and not self._packets.cut_short:
+        misfiled = stream.codec_context.has_b_frames and not steady
+        if misfiled and stream.duration and stream.start_time is not None and not self._packets.cut_short:
             end = stream.start_time + stream.duration
-            rounded = abs(end - pts - own) * base <= _END_ROUNDING
-            if not rounded and own / 4 <= end - pts <= own * 4:
+            if own / 4 <= end - pts <= own * 4:
                 own = end - pts
         return float(own * base)
 

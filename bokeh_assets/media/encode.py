@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -152,6 +153,8 @@ class _Job:
 
     def _add_video(self, codec: str, quality: int) -> VideoStream:
         chosen = CODECS[codec]
+        if codec == "av1":
+            os.environ.setdefault("SVT_LOG", "1")  # errors only; it prints its settings otherwise
         odd = self._width % 2 or self._height % 2
         count = len(self._ticks)
         rate = Fraction(count, 1) / (self._length * self._base)
@@ -164,8 +167,9 @@ class _Job:
         stream = cast(VideoStream, self._result.add_stream(chosen.encoder, rate=rate, options=options))
         context = stream.codec_context
         context.width, context.height = self._width, self._height
-        context.pix_fmt = "yuv444p" if odd else "yuv420p"
-        if odd:
+        # AV1 crops to the pixel by itself.
+        context.pix_fmt = "yuv444p" if odd and codec != "av1" else "yuv420p"
+        if context.pix_fmt == "yuv444p":
             self.notes.append(
                 "odd size: written as 4:4:4, since 4:2:0 has even sides only; some devices cannot play it"
             )
@@ -287,10 +291,8 @@ def _film_clock(base: Fraction) -> str:
 
 
 def _steady(ticks: list[int]) -> bool:
-    """Is it a constant frame rate, but for rounding?"""
-    steps = np.diff(ticks)
-    middle = float(np.median(steps))
-    return bool((np.abs(steps - middle) <= max(0.1 * middle, 0)).all())
+    """Is it a constant frame rate, to the tick?"""
+    return len(set(np.diff(ticks).tolist())) == 1
 
 
 def _origin(source: InputContainer | None, video: Fraction) -> Fraction:

@@ -33,7 +33,8 @@ class Clock:
     """Make the timestamps of a stream complete and strictly rising.
 
     A missing one is taken from the decoding time, else from the step before; one that does not rise is moved just
-    behind the last; a clock that starts anew is continued. `repaired` counts what had to be changed.
+    behind the last; a clock that starts anew is continued. `repaired` counts what had to be changed;
+    `steady` says whether all steps have been equal so far.
     """
 
     def __init__(self, time_base: Fraction, rate: Fraction | None) -> None:
@@ -41,7 +42,9 @@ class Clock:
         self._step = max(1, round(1 / (rate * time_base))) if rate else 1
         self._last: int | None = None
         self._offset = 0
+        self._steps_seen = 0
         self.repaired = 0
+        self.steady = True
 
     def __call__(self, pts: int | None, dts: int | None) -> int:
         """Timestamp to use, in ticks of the time base."""
@@ -59,7 +62,9 @@ class Clock:
                 else:
                     now = last + 1
         if last is not None:
+            self.steady &= self._steps_seen == 0 or now - last == self._step
             self._step = now - last
+            self._steps_seen += 1
         self._last = now
         return now
 

@@ -83,8 +83,15 @@ def make_clip(
         if audio:
             sound = file.add_stream(audio, rate=audio_rate)
             sound.codec_context.layout = "stereo"
-        steps = [*(b - a for a, b in pairwise(ticks)), last or 1]
-        for index, (tick, step) in enumerate(zip(ticks, steps, strict=True)):
+        steps = [b - a for a, b in pairwise(ticks)]
+        lengths = dict(zip(ticks, [*steps, last or (steps[-1] if steps else 1)], strict=True))
+
+        def write(packets: list[av.Packet]) -> None:
+            for packet in packets:
+                packet.duration = lengths[packet.pts or 0]
+                file.mux(packet)
+
+        for index, tick in enumerate(ticks):
             rgb = VideoFrame.from_ndarray(np.ascontiguousarray(picture(width, height, index)), "rgb24")
             # 5 and 6 are one matrix to swscale, 9 is BT.2020's; grey has none.
             frame = scaler.reformat(
@@ -98,9 +105,8 @@ def make_clip(
             if tags:
                 frame.color_primaries, frame.color_trc, frame.colorspace, frame.color_range = tags
             frame.pts, frame.time_base = tick, base
-            frame.duration = step
-            file.mux(stream.encode(frame))
-        file.mux(stream.encode(None))
+            write(stream.encode(frame))
+        write(stream.encode(None))
         if sound is not None:
             for block in tone(audio_seconds, audio_rate, audio_from):
                 file.mux(sound.encode(block))
