@@ -24,8 +24,7 @@ def corrected_by_parallax(
     Once the homography of that plane is taken out, what is left of the motion of a rigid scene is, at a pixel x and
     in view k, `near(x) * (t_k + z_k * (x - centre))`: the nearness relative to the plane times the camera's step
     sideways and forward (plane and parallax: Irani and Anandan, ECCV 1996). Both factors are fitted to all views at
-    once; what moves by itself does not fit and is left alone. The sign, which motion alone cannot tell, is the one
-    that agrees with the scene's layout.
+    once; what moves by itself does not fit and is left alone. For the sign see `_nearer_side`.
 
     Args:
         disparity: float32 (h, w), from the scene's layout.
@@ -48,15 +47,16 @@ def corrected_by_parallax(
     near, fits = _factored(motion, weight.astype(np.float32))
 
     layout = cv2.resize(disparity, size, interpolation=cv2.INTER_AREA).astype(np.float32)
-    agreement = _partial_correlation(near, layout, fits)
-    if abs(agreement) < 0.1:
+    evidence = _nearer_side(near, layout, fits)
+    if abs(evidence) < 0.1:
         return disparity
-    near *= np.sign(agreement)
+    near *= np.sign(evidence)
+    near[near < 0] *= 0.4  # reflections and mismatches seem far more often than near
     big, sure = (cv2.resize(a.astype(np.float32), (width, height)) for a in (near, fits))
     near_all = smooth_along_edges(
-        big.astype(np.float32), guide, strength=80.0, sigma=8.0, confidence=sure.astype(np.float32) + np.float32(0.02)
+        big.astype(np.float32), guide, strength=80.0, sigma=5.0, confidence=sure.astype(np.float32) + np.float32(0.02)
     )
-    trust = smooth_along_edges(sure.astype(np.float32), guide, strength=80.0, sigma=8.0)
+    trust = smooth_along_edges(sure.astype(np.float32), guide, strength=80.0, sigma=5.0)
     return np.clip(disparity + _MOST * trust * near_all, 0, 1).astype(np.float32)
 
 
@@ -135,16 +135,15 @@ def _factored(
     return near.reshape(height, width), np.maximum(fits, quiet).reshape(height, width)
 
 
-def _partial_correlation(near: NDArray[np.float64], layout: NDArray[np.float32], weight: NDArray[np.float64]) -> float:
-    """Weighted correlation of the two once any plane is taken out of both: a plane's parallax is in no residue."""
-    height, width = near.shape
-    y, x = np.mgrid[:height, :width]
-    plane = np.stack([np.ones(near.size), x.ravel() / width, y.ravel() / height], axis=1)
-    root = np.sqrt(weight.ravel())[:, None]
+def _nearer_side(near: NDArray[np.float64], layout: NDArray[np.float32], weight: NDArray[np.float64]) -> float:
+    """Evidence for the sign of `near`, about -1..1.
 
-    def flat(values: NDArray[np.float64]) -> NDArray[np.float64]:
-        fitted = np.linalg.lstsq(plane * root, values.ravel()[:, None] * root, rcond=None)[0]
-        return ((values.ravel()[:, None] - plane @ fitted) * root).ravel()
-
-    a, b = flat(near), flat(layout.astype(np.float64))
-    return float(a @ b) / max(float(np.sqrt((a @ a) * (b @ b))), 1e-12)
+    Motion alone cannot tell near from far. Two things do: the scene's layout, and that most of a picture is backdrop,
+    from which the few things in front of it stand out.
+    """
+    share = weight / max(float(weight.sum()), 1e-9)
+    a, b = near - (share * near).sum(), layout - (share * layout).sum()
+    spread, other = np.sqrt((share * a * a).sum()), np.sqrt((share * b * b).sum())
+    correlation = float((share * a * b).sum() / max(spread * other, 1e-9))
+    skew = float((share * a**3).sum() / max(spread**3, 1e-9))
+    return 0.7 * correlation + 0.3 * float(np.tanh(skew))

@@ -27,8 +27,8 @@ from bokeh_assets.errors import InputError
 from bokeh_assets.media.frames import Frames, spooled
 
 _SAMPLES = 9  # frames of which a plate is the median
-_MAP_WIDTH = 960  # maps are made at most this wide and enlarged
-_KEEP = 0.4  # share of the map before that the next stretch takes over where both see
+_MAP_WIDTH = 640  # maps are made at most this wide and enlarged
+_KEEP = 0.5  # share of the map before that the next stretch takes over where both see
 _STEADY = 0.75  # share of the frame before that a frame takes over where the camera moves
 
 
@@ -110,7 +110,7 @@ def _estimate_shot(frames: Frames, first: int, stop: int) -> Iterator[NDArray[np
 
 def _views(frames: Frames, stretch: Stretch, earlier: Stretch | None) -> list[NDArray[np.uint8]]:
     """Frames of this stretch and the one before, in the pixels of its anchor; the anchor fills what they miss."""
-    sources = {stretch.first + i: h for i, h in enumerate(stretch.to_anchor)}
+    sources: dict[int, Homography] = {stretch.first + i: h for i, h in enumerate(stretch.to_anchor)}
     if earlier is not None and earlier.next_anchor is not None:
         onward = np.linalg.inv(earlier.next_anchor)
         sources |= {earlier.first + i: onward @ h for i, h in enumerate(earlier.to_anchor)}
@@ -122,7 +122,7 @@ def _views(frames: Frames, stretch: Stretch, earlier: Stretch | None) -> list[ND
         if number == stretch.first:
             views.append(anchor)
             continue
-        back = np.linalg.inv(sources[number])
+        back = np.linalg.inv(sources[number]).astype(np.float64)
         view = _carried(_reduced(frames[number]), back)
         seen = _carried(np.full(anchor.shape[:2], 255, np.uint8), back, beyond=cv2.BORDER_CONSTANT)
         views.append(np.where(seen[..., None] == 255, view, anchor))
@@ -140,11 +140,22 @@ def _map_of(
         rough = corrected_by_parallax(rough, plate, views)
     size = (plate.shape[1], plate.shape[0])
     out = cv2.resize(rough, size, interpolation=cv2.INTER_LINEAR).astype(np.float32)
-    out = smooth_along_edges(out, plate, strength=30.0, sigma=8.0)
+    out = smooth_along_edges(out, plate, strength=30.0, sigma=5.0)
     if previous is not None and earlier is not None and earlier.next_anchor is not None:
         keep = _KEEP * _coverage(out.shape, earlier.next_anchor)
-        out = (1 - keep) * out + keep * _carried(previous, earlier.next_anchor)
+        known = _carried(previous, earlier.next_anchor)
+        out = (1 - keep) * _on_scale_of(known, out, keep) + keep * known
     return np.clip(out, 0, 1).astype(np.float32)
+
+
+def _on_scale_of(
+    known: NDArray[np.float32], own: NDArray[np.float32], weight: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """`own` scaled to agree with `known` where both saw the scene: one scale in all of a shot, 0 stays 0."""
+    if float(weight.sum()) < 0.05 * weight.size * _KEEP:
+        return own
+    gain = float((weight * own * known).sum()) / max(float((weight * own * own).sum()), 1e-6)
+    return own * np.float32(np.clip(gain, 0.7, 1.4))
 
 
 def _from_last(stretch: Stretch, offset: int, stretches: Sequence[Stretch]) -> Homography:
@@ -173,15 +184,18 @@ def _carried(picture: NDArray[Any], to_source: Homography, beyond: int = cv2.BOR
 def _coverage(shape: tuple[int, ...], to_source: Homography) -> NDArray[np.float32]:
     """How well a picture carried by `to_source` covers this one: 1 inside, falling to 0 at its rim. (H, W)."""
     height, width = shape
-    ramp_x = np.minimum(np.arange(width), np.arange(width)[::-1]) / (0.05 * width)
-    ramp_y = np.minimum(np.arange(height), np.arange(height)[::-1]) / (0.05 * width)
-    inside = np.minimum(np.minimum(ramp_y[:, None], ramp_x[None]), 1).astype(np.float32)
-    return _carried(inside, to_source, beyond=cv2.BORDER_CONSTANT)
+    # It is smooth, so a coarse grid will do.
+    y, x = np.mgrid[0 : height - 1 : 36j, 0 : width - 1 : 64j]
+    points = np.stack([x, y], axis=2).reshape(-1, 1, 2)
+    there = cv2.perspectiveTransform(points, at_size(to_source, width / CAMERA_WIDTH)).reshape(36, 64, 2)
+    depth = np.minimum(there, np.array([width - 1, height - 1]) - there).min(axis=2)
+    inside = np.clip(depth / (0.05 * width), 0, 1).astype(np.float32)
+    return cv2.resize(inside, (width, height), interpolation=cv2.INTER_LINEAR).astype(np.float32)
 
 
 def _fitted(disparity: NDArray[np.float32], frame: NDArray[np.uint8]) -> NDArray[np.float32]:
     """The map with its steps drawn to this frame's own outlines, which parallax shifts against the anchor's."""
-    return smooth_along_edges(disparity, _reduced(frame), strength=12.0, sigma=10.0)
+    return smooth_along_edges(disparity, _reduced(frame), strength=12.0, sigma=6.0)
 
 
 def _reduced(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -15,7 +15,7 @@ from bokeh_assets.depth.smoothing import smooth_along_edges
 WIDTH = 320
 """Width in pixels at which a scene is read."""
 
-_FOOT = (0.2, 0.4)  # disparity where the ground ends, least and most: the far end of a room is never the near one
+_FOOT = (0.28, 0.4)  # disparity where the ground ends, least and most: the far end of a room is never the near one
 
 
 def scene_disparity(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -33,36 +33,37 @@ def scene_disparity(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
     sky = sky_likelihood(lab, calm)
     ground = _ground_likelihood(lab, calm) * (1 - sky)
     contact = _contact_line(ground, calm)
-    has_ground = float(ground[int(0.93 * height) :].mean()) > 0.35
+    foreground = slice(int(0.93 * height), None)
+    has_ground = ground[foreground].mean() > 0.35 and sky[foreground].mean() < 0.3
 
     if not has_ground:  # sky all round, as for a tower seen from below: what is not sky stands in front of it
         values = (1 - sky) * (0.45 + 0.2 * rows)
-        return smooth_along_edges(values.astype(np.float32), calm, strength=60.0, sigma=10.0)
+        return smooth_along_edges(values.astype(np.float32), calm, strength=60.0, sigma=6.0)
 
     far_end = float(np.quantile(contact, 0.25)) / height
     horizon = _horizon(small)
     foot = float(np.clip((far_end - horizon) / max(1 - horizon, 0.05), *_FOOT))
     slope = (1 - foot) / max(1 - far_end, 0.05)
 
-    floor = foot + slope * (rows - far_end)
     wall = foot * (0.5 + 0.5 * np.minimum(rows / max(far_end, 0.05), 1.0))
+    floor = np.maximum(foot + slope * (rows - far_end), wall)
     is_floor = (ground > 0.5) & (np.arange(height)[:, None] >= contact[None, :] - 0.05 * height)
     # Upright things have the disparity of the ground below them. They are known best where they stand; higher
     # up the wall behind may show.
     stands_at = np.where(is_floor, np.arange(height)[:, None], height)
     stands_at = np.minimum.accumulate(stands_at[::-1], axis=0)[::-1]
     gap = (stands_at - np.arange(height)[:, None]) / height
-    near_foot = np.exp(-gap / 0.1)
+    same_thing = np.exp(-gap / 0.18)
     standing = np.clip(foot + slope * (stands_at / height - far_end), foot, 1.0)
-    upright = near_foot * standing + (1 - near_foot) * wall
+    upright = same_thing * standing + (1 - same_thing) * wall
     values = np.where(is_floor, floor, upright)
-    confidence = np.where(is_floor, 1.0, 0.1 + 0.6 * near_foot)
+    confidence = np.where(is_floor, 1.0, 0.1 + 0.6 * np.exp(-gap / 0.1))
     values, confidence = values * (1 - sky), np.maximum(confidence, sky)
     out = smooth_along_edges(
         np.clip(values, 0, 1).astype(np.float32),
         calm,
         strength=150.0,
-        sigma=7.0,
+        sigma=4.5,
         confidence=confidence.astype(np.float32),
     )
     return np.clip(out, 0, 1)
@@ -87,7 +88,7 @@ def sky_likelihood(lab: NDArray[np.float32], picture: NDArray[np.uint8]) -> NDAr
     around = cv2.blur(sky, (61, 61), borderType=cv2.BORDER_REPLICATE)
     pale = np.clip((lightness - 65) / 10, 0, 1) * np.clip((30 - np.hypot(lab[..., 1], lab[..., 2])) / 8, 0, 1)
     sky = np.maximum(sky, pale * np.clip(3 * around - 0.5, 0, 1))
-    return np.clip(smooth_along_edges(sky.astype(np.float32), picture, strength=20.0, sigma=12.0), 0, 1)
+    return np.clip(smooth_along_edges(sky.astype(np.float32), picture, strength=20.0, sigma=7.0), 0, 1)
 
 
 def _ground_likelihood(lab: NDArray[np.float32], picture: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -107,14 +108,15 @@ def _ground_likelihood(lab: NDArray[np.float32], picture: NDArray[np.uint8]) -> 
         counts = np.zeros((12, 10, 10))
         np.add.at(counts, tuple(bins.reshape(-1, 3).T), weight.ravel())
         blurred = cv2.GaussianBlur(counts.reshape(12, 100), (1, 3), 0.8).reshape(12, 10, 10).astype(np.float64)
-        return blurred / max(float(blurred.sum()), 1e-9) + 2e-4
+        return blurred / max(float(blurred.sum()), 1e-9)
 
     low = histogram(np.clip((rows - 0.88) / 0.1, 0, 1))
     high = histogram(np.clip((0.6 - rows) / 0.1, 0, 1))
     where = tuple(np.moveaxis(bins, 2, 0))
-    odds = np.clip(np.log(low[where] / high[where]), -3, 3) + 12 * (rows - 0.75)
+    # A colour seen in neither is more likely a thing on the ground than the ground.
+    odds = np.clip(np.log((low[where] + 2e-4) / (high[where] + 1e-3)), -3, 3) + 12 * (rows - 0.75)
     likely = 1 / (1 + np.exp(-odds))
-    return np.clip(smooth_along_edges(likely.astype(np.float32), picture, strength=30.0, sigma=10.0), 0, 1)
+    return np.clip(smooth_along_edges(likely.astype(np.float32), picture, strength=30.0, sigma=6.0), 0, 1)
 
 
 def _contact_line(ground: NDArray[np.float32], picture: NDArray[np.uint8]) -> NDArray[np.float64]:
