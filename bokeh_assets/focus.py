@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_serializer, model_validator
 
 from bokeh_assets.errors import InputError
 from bokeh_assets.steady import local_line, windows
@@ -47,11 +47,13 @@ class FocusKey(_Key):
 
     at: Literal["subject"] | float = Field(description="`subject`, or a disparity from 0 (far) to 1 (near)")
 
-    @model_validator(mode="after")
-    def _check(self) -> FocusKey:
-        if not isinstance(self.at, str) and not 0 <= self.at <= 1:
-            raise ValueError(f"focus {self.at:g} is no disparity: give `subject` or a number from 0 (far) to 1 (near)")
-        return self
+    @field_validator("at", mode="before")
+    @classmethod
+    def _check(cls, value: Any) -> Any:
+        number = _number(value)
+        if value != "subject" and (number is None or not 0 <= number <= 1):
+            raise ValueError(f"focus {value!r} is no disparity: give `subject` or a number from 0 (far) to 1 (near)")
+        return value if number is None else number
 
 
 class BlurKey(_Key):

@@ -53,6 +53,8 @@ def test_keyframes_survive_a_round_trip():
         ({"keyframes": []}, "empty"),
         ({"keyframe": []}, "Extra inputs|Field required"),
         ({"keyframes": [{"time": 0, "at": 2}]}, "no disparity"),
+        ({"keyframes": [{"time": 0, "at": "subjct"}]}, "'subjct' is no disparity: give `subject`"),
+        ({"keyframes": [{"time": 0, "at": True}]}, "no disparity"),
         ({"keyframes": [{"time": -1, "at": 0.2}]}, "greater than or equal to 0"),
         ({"keyframes": [{"time": 0, "at": 0.2, "easing": "linear"}]}, "Extra inputs"),
         ({"keyframes": [{"time": 0, "at": 0.2, "ease": "slow"}]}, "linear"),
