@@ -13,6 +13,7 @@ import argparse
 import json
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -73,7 +74,7 @@ def main() -> None:
         kind, seed = KINDS[number % len(KINDS)], number // len(KINDS)
         k = STRENGTHS[(seed + number) % len(STRENGTHS)]
         scene = make_scene(kind, seed)
-        frame, depth = scene.frame(), scene.disparity().astype(np.float32) / 255
+        frame, depth = scene.frame(), scene.disparity().astype(np.float32) / np.float32(255)
         light = srgb_to_linear(frame / 255).astype(np.float32)
         radius = radius_per_disparity(k, frame.shape[1])
         for focus, zf in FOCUS.items():
@@ -81,11 +82,11 @@ def main() -> None:
             truth = linear_to_srgb(exact)
             coc = ((depth - zf) * radius).astype(np.float32)
             methods: dict[str, Callable[[], np.ndarray]] = {
-                name: (lambda peer=peer: peer(light, coc)) for name, peer in PEERS.items()
+                name: partial(peer, light, coc) for name, peer in PEERS.items()
             }
-            methods["oracle"] = lambda: oracle(scene, zf, radius)
-            methods["ours"] = lambda: renderer.picture(frame, depth, None, zf, k)
-            methods["ours + matte"] = lambda: renderer.picture(frame, depth, scene.matte(), zf, k)
+            methods["oracle"] = partial(oracle, scene, zf, radius)
+            methods["ours"] = partial(renderer.picture, frame, depth, None, zf, k)
+            methods["ours + matte"] = partial(renderer.picture, frame, depth, scene.matte(), zf, k)
             for name, method in methods.items():
                 if options.only not in name:
                     continue

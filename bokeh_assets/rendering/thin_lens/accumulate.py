@@ -8,11 +8,12 @@ from scipy.fft import next_fast_len
 from torch import Tensor
 from torch.nn import functional as F
 
-from bokeh_assets.rendering.thin_lens.aperture import kernel
+from bokeh_assets.rendering.thin_lens.aperture import Aperture, kernel
 from bokeh_assets.rendering.thin_lens.axis import Axis
 from bokeh_assets.rendering.thin_lens.scene import Scene
 
 FULL_SIZE = 10.0  # pixels of radius up to which a plane is blurred at full size
+ROUND = Aperture()
 GAP = 0.05  # coverage of a plane under which the surface is taken to end there
 
 
@@ -24,19 +25,19 @@ def plane_content(scene: Scene, index: int) -> Tensor:
     return torch.cat([colour, (front + back)[None]])
 
 
-def kernel_for(radius: float) -> tuple[np.ndarray, int]:
+def kernel_for(radius: float, aperture: Aperture) -> tuple[np.ndarray, int]:
     """Kernel of a blur of `radius` pixels, and by how much the plane is shrunk before it is applied."""
     factor = 1
     while radius / factor > FULL_SIZE:
         factor *= 2
     # Shrinking and growing again blur a little too: take their variance off the disc's.
-    return kernel(float(np.sqrt(max(radius * radius - (factor * factor - 1), 0))) / factor), factor
+    return kernel(float(np.sqrt(max(radius * radius - (factor * factor - 1), 0))) / factor, aperture), factor
 
 
-def blur(content: Tensor, radius: float) -> Tensor:
+def blur(content: Tensor, radius: float, aperture: Aperture = ROUND) -> Tensor:
     """The plane (C, H, W) out of focus by `radius` pixels; the picture goes on beyond its borders."""
     height, width = content.shape[-2:]
-    shape, factor = kernel_for(radius)
+    shape, factor = kernel_for(radius, aperture)
     n = shape.shape[0] // 2
     if n == 0:
         return content
@@ -85,13 +86,13 @@ class Stack:
         return result[:3] / result[3:].clamp_min(1e-6)
 
 
-def photograph(scene: Scene, axis: Axis) -> Tensor:
+def photograph(scene: Scene, axis: Axis, aperture: Aperture = ROUND) -> Tensor:
     """Linear light (3, H, W) of the scene through the lens."""
     low = int(torch.minimum(scene.front_place, scene.back_place).min())
     high = int(torch.ceil(torch.maximum(scene.front_place, scene.back_place).max()))
     stack: Stack | None = None
     for index in range(low, high + 1):
-        plane = blur(plane_content(scene, index), abs(float(axis.planes[index])))
+        plane = blur(plane_content(scene, index), abs(float(axis.planes[index])), aperture)
         stack = Stack(plane) if stack is None else stack
         stack.add(plane)
     assert stack is not None

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from numba import njit, prange
 
-from bokeh_assets.rendering.thin_lens.accumulate import GAP, kernel_for
+from bokeh_assets.rendering.thin_lens.accumulate import GAP, ROUND, kernel_for
+from bokeh_assets.rendering.thin_lens.aperture import Aperture
 from bokeh_assets.rendering.thin_lens.axis import Axis
 from bokeh_assets.rendering.thin_lens.scene import Scene
 
@@ -188,7 +189,7 @@ def _grow(active: np.ndarray, reach: int) -> np.ndarray:
     return grown
 
 
-def photograph_cpu(scene: Scene, axis: Axis) -> torch.Tensor:
+def photograph_cpu(scene: Scene, axis: Axis, aperture: Aperture = ROUND) -> torch.Tensor:
     """As `accumulate.photograph`, for scenes on the CPU."""
     parts = [t.contiguous().numpy() for t in (scene.front, scene.alpha, scene.front_place)]
     parts += [t.contiguous().numpy() for t in (scene.back, scene.back_weight, scene.back_place)]
@@ -205,7 +206,7 @@ def photograph_cpu(scene: Scene, axis: Axis) -> torch.Tensor:
         if not active.any() and not open_.any():
             continue
         radius = abs(float(axis.planes[index]))
-        shape, factor = kernel_for(radius)
+        shape, factor = kernel_for(radius, aperture)
         n = shape.shape[0] // 2
         small = np.empty((4, -(-height // factor) + 2 * n, -(-width // factor) + 2 * n), np.float32)
         _content(*parts, np.float32(index), factor, n, active, small)

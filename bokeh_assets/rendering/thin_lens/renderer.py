@@ -13,13 +13,7 @@ from bokeh_assets.devices import pick_device
 from bokeh_assets.errors import InputError
 from bokeh_assets.rendering.base import Progress, radius_per_disparity
 from bokeh_assets.rendering.lens import Lens
-from bokeh_assets.rendering.thin_lens.accumulate import photograph
-from bokeh_assets.rendering.thin_lens.axis import axis_for
-from bokeh_assets.rendering.thin_lens.colour import decode, encode
-from bokeh_assets.rendering.thin_lens.planes_cpu import photograph_cpu
-from bokeh_assets.rendering.thin_lens.scene import split
-
-IN_FOCUS = 0.25  # pixels of radius under which nothing of a picture is out of focus
+from bokeh_assets.rendering.thin_lens.picture import photograph_frame
 
 
 class ThinLensRenderer:
@@ -28,6 +22,7 @@ class ThinLensRenderer:
     Args:
         lens: aperture and glass.
         device: "auto", "cpu", "cuda" or "cuda:N".
+        grain: share of the source's grain put back where it was blurred away, 0..1.
 
     Raises:
         InputError: the device is not there.
@@ -35,8 +30,9 @@ class ThinLensRenderer:
 
     name = "thin_lens"
 
-    def __init__(self, lens: Lens | None = None, device: str = "auto") -> None:
+    def __init__(self, lens: Lens | None = None, device: str = "auto", *, grain: float = 0.0) -> None:
         self.lens = lens or Lens()
+        self.grain = grain
         self.device = pick_device(device)
 
     def render(
@@ -74,15 +70,16 @@ class ThinLensRenderer:
         """One frame, uint8 (H, W, 3), through the lens."""
         if depth.shape != frame.shape[:2]:
             raise InputError(f"disparity is {depth.shape}, the frame {frame.shape[:2]}; both must be of one size")
-        scale = radius_per_disparity(k, frame.shape[1])
-        nearest, farthest = scale * (float(depth.max()) - zf), scale * (float(depth.min()) - zf)
-        reach = max(abs(nearest), abs(farthest))
-        if reach < IN_FOCUS:
+        if matte is not None and matte.shape != frame.shape[:2]:
+            raise InputError(f"the matte is {matte.shape}, the frame {frame.shape[:2]}; both must be of one size")
+        if radius_per_disparity(k, frame.shape[1]) == 0:
             return frame
-        axis = axis_for(nearest, farthest)
-        sharp = torch.from_numpy(np.ascontiguousarray(frame)).to(self.device)
-        coc = (torch.from_numpy(np.ascontiguousarray(depth)).to(self.device).float() - zf) * scale
-        subject = None if matte is None else torch.from_numpy(np.ascontiguousarray(matte)).to(self.device).float()
-        scene = split(decode(sharp, self.lens.highlights), axis.place(coc), reach, subject)
-        light = photograph_cpu(scene, axis) if self.device.type == "cpu" else photograph(scene, axis)
-        return encode(light).round().to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
+        tensors = [
+            None if part is None else torch.from_numpy(np.ascontiguousarray(part)).to(self.device)
+            for part in (frame, depth, matte)
+        ]
+        sharp, near, subject = tensors
+        assert sharp is not None and near is not None
+        subject = None if subject is None else subject.float()
+        result = photograph_frame(sharp, near.float(), subject, zf, k, self.lens, self.grain)
+        return result.cpu().numpy()

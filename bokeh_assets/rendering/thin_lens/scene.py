@@ -128,28 +128,34 @@ def split(light: Tensor, place: Tensor, reach: float, matte: Tensor | None = Non
     before, _ = push_pull(torch.cat([light, place[None]]), near_side * clean, 3)
     hidden = ((known > 1e-6) & (place - behind[3] > STEP)) | beside
 
-    # Coverage of the near side in the band of mixtures.
-    edge_low, edge_high = -widest(-place, BAND), widest(place, BAND)
-    hard = (place - edge_low > edge_high - place).float()
-    outline = F.avg_pool2d(F.pad(hard[None, None], (1, 1, 1, 1), mode="replicate"), 3, 1)[0, 0]
-    line = before[:3] - behind[:3]
+    # Only the pixels of the band are worked on: they are few.
+    at = beside.nonzero(as_tuple=True)
+    lowest, highest = -widest(-place, BAND), widest(place, BAND)
+    is_front = (place - lowest > highest - place).float()
+    outline = F.avg_pool2d(F.pad(is_front[None, None], (1, 1, 1, 1), mode="replicate"), 3, 1)[0, 0][at]
+    hard = is_front[at]
+    mixed, fore, rear = light[:, at[0], at[1]], before[:3, at[0], at[1]], behind[:3, at[0], at[1]]
+    line = fore - rear
     length = (line * line).sum(0)
-    on_line = ((light - behind[:3]) * line).sum(0) / length.clamp_min(1e-6)
+    on_line = (((mixed - rear) * line).sum(0) / length.clamp_min(1e-6)).clamp(0, 1)
     trust = length / (length + LINE_NOISE)
-    coverage = (trust * on_line.clamp(0, 1) + (1 - trust) * outline).clamp(0, 1)
+    coverage = trust * on_line + (1 - trust) * outline
     # The depth map says which side has the greater share.
     coverage = torch.where(hard > 0, coverage.clamp_min(0.5), coverage.clamp_max(0.5))
     if matte is not None:
-        soft = (matte > 0.02) & (matte < 0.98)
-        coverage = torch.where(soft, matte, coverage)
-    alpha = torch.where(beside, coverage, 1.0)
+        given = matte[at]
+        coverage = torch.where((given > 0.02) & (given < 0.98), given, coverage)
 
     # Colours of both sides, from the mixture where they have a share in it.
-    front = (light - (1 - alpha) * behind[:3]) / alpha.clamp_min(0.3)
-    front = torch.where(alpha > 0.3, front.clamp_min(0), before[:3])
-    front = torch.where(beside, torch.minimum(front, torch.maximum(light, before[:3]).clamp_min(1.0)), light)
-    seen_behind = ((light - alpha * before[:3]) / (1 - alpha).clamp_min(0.3)).clamp(0, 1)
-    back = torch.where(beside & (alpha < 0.7), seen_behind, behind[:3])
-    near_place = torch.where(beside, edge_high, place)
-    far_place = torch.where(beside & (hard == 0), place, behind[3])
+    solved = ((mixed - (1 - coverage) * rear) / coverage.clamp_min(0.3)).clamp_min(0)
+    solved = torch.minimum(solved, torch.maximum(mixed, fore).clamp_min(1.0))
+    front, back, alpha = light.clone(), behind[:3].clone(), torch.ones_like(place)
+    front[:, at[0], at[1]] = torch.where(coverage > 0.3, solved, fore)
+    seen = ((mixed - coverage * fore) / (1 - coverage).clamp_min(0.3)).clamp_min(0)
+    seen = torch.minimum(seen, torch.maximum(mixed, rear).clamp_min(1.0))
+    back[:, at[0], at[1]] = torch.where(coverage < 0.7, seen, rear)
+    alpha[at] = coverage
+    near_place, far_place = place.clone(), behind[3].clone()
+    near_place[at] = highest[at]
+    far_place[at] = torch.where(hard == 0, place[at], far_place[at])
     return Scene(front, alpha, near_place, back, hidden.float(), far_place)
