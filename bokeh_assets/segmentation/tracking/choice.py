@@ -52,7 +52,7 @@ def _small(picture: NDArray[np.uint8], longer_side: int) -> tuple[NDArray[np.uin
 
 
 def _face(frames: Frames, looks: Sequence[int]) -> tuple[Prompt, str] | None:
-    folder = Path(cv2.data.haarcascades)
+    folder = Path(cv2.__file__).parent / "data"
     finder = cv2.CascadeClassifier(str(folder / "haarcascade_frontalface_alt2.xml"))
     best: tuple[float, int, tuple[float, float, float]] | None = None
     frames_with_face = 0

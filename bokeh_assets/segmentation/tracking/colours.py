@@ -27,7 +27,7 @@ class Palette:
         cv2.setRNGSeed(0)
         criteria = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_COUNT, 12, 0.5)
         size = min(size, len(pixels))
-        _, _, centres = cv2.kmeans(pixels, size, None, criteria, 1, cv2.KMEANS_PP_CENTERS)  # type: ignore[call-overload]
+        _, _, centres = cv2.kmeans(pixels, size, None, criteria, 1, cv2.KMEANS_PP_CENTERS)
         levels = np.arange(2, 256, 4, dtype=np.uint8)
         cube = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(64, -1, 3)
         lab = _lab(cube).reshape(-1, 3)
@@ -88,8 +88,8 @@ class LocalColours:
         seen = np.bincount(place.ravel(), weight.ravel(), self._mass.size).astype(np.float32)
         seen = seen.reshape(self._mass.shape) / (CELL * CELL)
         # A cell forgets only as much as it sees: what is hidden now is remembered.
-        visible = np.minimum(seen.sum(axis=0), 1.0) * rate
-        self._mass += visible * (seen - self._mass) if rate < 1 else seen - self._mass
+        visible = np.minimum(seen.sum(axis=0), 1.0) * rate if rate < 1 else np.ones(seen.shape[1:])
+        self._mass += visible.astype(np.float32) * (seen - self._mass)
 
     def density(self, index: NDArray[np.int32]) -> NDArray[np.float32]:
         """float32 (H, W): amount of each pixel's colour around its place."""

@@ -38,13 +38,13 @@ def refine(picture: NDArray[np.uint8], coarse: NDArray[np.float32]) -> NDArray[n
     depth = cv2.distanceTransform(inside, cv2.DIST_L2, 3) - cv2.distanceTransform(1 - inside, cv2.DIST_L2, 3)
     band = 1.5 * factor + 1.0
     smooth = np.clip(0.5 + depth / (1.6 * factor), 0, 1)  # the plain soft rim where colours cannot tell
-    colours = picture[box].astype(np.float32) / 255
+    colours = picture[box].astype(np.float32) / np.float32(255)
     side = 2 * round(5 * factor) + 1
     front, front_spread, front_seen = _local(colours, (depth > band).astype(np.float32), side)
     back, back_spread, back_seen = _local(colours, (depth < -band).astype(np.float32), side)
     apart = front - back
-    length = (apart**2).sum(axis=2)
-    mixed = np.clip(((colours - back) * apart).sum(axis=2) / (length + 1e-4), 0, 1)
+    length = _dot(apart, apart)
+    mixed = np.clip(_dot(colours - back, apart) / (length + 1e-4), 0, 1)
     trust = length / (length + 2.0 * (front_spread + back_spread) + 0.002)
     trust = trust**2 * np.minimum(1, 10 * front_seen) * np.minimum(1, 10 * back_seen)
     trust *= np.clip(1.5 - np.abs(depth) / band, 0, 1)
@@ -55,13 +55,17 @@ def refine(picture: NDArray[np.uint8], coarse: NDArray[np.float32]) -> NDArray[n
     return result
 
 
+def _dot(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray(np.einsum("hwc,hwc->hw", a, b))
+
+
 def _local(
     colours: NDArray[np.float32], weight: NDArray[np.float32], side: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """Mean colour (H, W, 3), its variance summed over channels (H, W) and the share of known pixels around."""
     seen = cv2.boxFilter(weight, -1, (side, side))
     total = cv2.boxFilter(colours * weight[..., None], -1, (side, side))
-    square = cv2.boxFilter((colours**2).sum(axis=2) * weight, -1, (side, side))
+    square = cv2.boxFilter(_dot(colours, colours) * weight, -1, (side, side))
     mean = total / (seen[..., None] + 1e-4)
-    spread = np.maximum(square / (seen + 1e-4) - (mean**2).sum(axis=2), 0)
+    spread = np.maximum(square / (seen + 1e-4) - _dot(mean, mean), 0)
     return mean, spread, seen

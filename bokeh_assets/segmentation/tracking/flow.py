@@ -71,7 +71,7 @@ def _trust(back: NDArray[np.float32], forth: NDArray[np.float32]) -> NDArray[np.
     """Forward-backward consistency (Sundaram et al., ECCV 2010), as a soft weight instead of a test."""
     dx = sample(forth[..., 0], back) + back[..., 0]
     dy = sample(forth[..., 1], back) + back[..., 1]
-    length = (back**2).sum(axis=2)
+    length = np.einsum("hwc,hwc->hw", back, back)
     return np.exp(-(dx * dx + dy * dy) / (1.0 + 0.05 * length)).astype(np.float32)
 
 

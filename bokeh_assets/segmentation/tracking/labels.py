@@ -26,14 +26,18 @@ def _sweep(q, unary, weights, active, strength, parity, rows, columns):
             q[y, x] = np.tanh(0.5 * (unary[y, x] + strength * total))
 
 
+def _square(difference: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.asarray(np.einsum("hwc,hwc->hw", difference, difference))
+
+
 def _similarity(picture: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Weights (4, H, W) between a pixel and its right, lower, lower right and lower left neighbour."""
     image = picture.astype(np.float32)
     weights = np.zeros((4, *image.shape[:2]), np.float32)
-    right = ((image[:, 1:] - image[:, :-1]) ** 2).sum(axis=2)
-    down = ((image[1:] - image[:-1]) ** 2).sum(axis=2)
-    fall = ((image[1:, 1:] - image[:-1, :-1]) ** 2).sum(axis=2)
-    rise = ((image[1:, :-1] - image[:-1, 1:]) ** 2).sum(axis=2)
+    right = _square(image[:, 1:] - image[:, :-1])
+    down = _square(image[1:] - image[:-1])
+    fall = _square(image[1:, 1:] - image[:-1, :-1])
+    rise = _square(image[1:, :-1] - image[:-1, 1:])
     scale = 1.0 / (2.0 * float(np.mean(right) + np.mean(down)) * 0.5 + 20.0)
     weights[0, :, :-1] = np.exp(-right * scale)
     weights[1, :-1] = np.exp(-down * scale)

@@ -29,7 +29,7 @@ class MatteSpool:
     """Mattes on disk in an unnamed temporary file, 8 bit and compressed; read back in any order."""
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile(prefix="bokeh_mattes_")
+        self._file = tempfile.TemporaryFile(prefix="bokeh_mattes_")  # noqa: SIM115 (closed by __exit__)
         self._places: dict[int, tuple[int, int, tuple[int, ...]]] = {}
 
     def __enter__(self) -> MatteSpool:

@@ -78,11 +78,36 @@ def _cut(picture: NDArray[np.uint8], labels: NDArray[np.uint8], rounds: int) -> 
     return labels
 
 
-def _draw(labels: NDArray[np.uint8], points: Sequence[tuple[float, float, int]]) -> None:
-    radius = max(2, round(0.008 * max(labels.shape)))
-    for x, y, label in points:
-        value = cv2.GC_FGD if label else cv2.GC_BGD
-        cv2.circle(labels, (round(x), round(y)), radius, value, -1)
+def _claims(picture: NDArray[np.uint8], points: Sequence[tuple[float, float, int]]) -> NDArray[np.int8]:
+    """What the points say: 1 subject, -1 not, 0 nothing; int8 (H, W).
+
+    A point speaks for the connected patch of its colour around it, as far as no point of the other kind is more
+    alike.
+    """
+    height, width = picture.shape[:2]
+    claims = np.zeros((height, width), np.int8)
+    lab = cv2.cvtColor(cv2.GaussianBlur(picture, (0, 0), 1.5), cv2.COLOR_RGB2LAB).astype(np.float32)
+    y, x = np.mgrid[0:height, 0:width]
+    reach = 0.12 * max(height, width)
+    away = np.full((2, height, width), np.inf, np.float32)
+    for px, py, label in points:
+        colour = np.linalg.norm(lab - lab[int(py), int(px)], axis=2)
+        distance = np.hypot(x - px, y - py)
+        like = ((colour < 18) & (distance < reach)).astype(np.uint8)
+        _, parts = cv2.connectedComponents(like, connectivity=4)
+        patch = parts == parts[int(py), int(px)]
+        away[label] = np.minimum(away[label], np.where(patch, colour + 10 * distance / reach, np.inf))
+    claims[away[1] < away[0]] = 1
+    claims[away[0] < away[1]] = -1
+    radius = max(2, round(0.008 * max(height, width)))
+    for px, py, label in points:
+        claims[np.hypot(x - px, y - py) <= radius] = 1 if label else -1
+    return claims
+
+
+def _draw(labels: NDArray[np.uint8], claims: NDArray[np.int8]) -> None:
+    labels[claims > 0] = cv2.GC_FGD
+    labels[claims < 0] = cv2.GC_BGD
 
 
 def _from_box(
@@ -101,7 +126,8 @@ def _from_box(
     window = np.s_[
         max(int(y0.min() - margin), 0) : int(y1.max() + margin), max(int(x0.min() - margin), 0) : int(x1.max() + margin)
     ]
-    _draw(labels, points)
+    claims = _claims(picture, points)
+    _draw(labels, claims)
     part = np.ascontiguousarray(labels[window])
     if (part == cv2.GC_BGD).sum() < 12:  # the box fills the picture: its rim is the surroundings
         part[0], part[-1], part[:, 0], part[:, -1] = (cv2.GC_BGD,) * 4
@@ -109,7 +135,7 @@ def _from_box(
     if around is not None:
         first = _with_change(palette, picture[window], part, first, around.change[window])
     labels[window] = first
-    return _soft(picture, labels, points)
+    return _soft(picture, labels, claims)
 
 
 def _with_change(
@@ -165,48 +191,43 @@ def _from_points(picture: NDArray[np.uint8], points: Sequence[tuple[float, float
         distance = np.hypot(x - px, y - py) / (0.12 * max(height, width))
         score = np.maximum(score, -colour / 12 - distance)
     labels[score > -1.2] = cv2.GC_PR_FGD
-    _draw(labels, points)
-    return _soft(picture, _cut(picture, labels, 4), points)
+    claims = _claims(picture, points)
+    _draw(labels, claims)
+    return _soft(picture, _cut(picture, labels, 4), claims)
 
 
-def _soft(
-    picture: NDArray[np.uint8], labels: NDArray[np.uint8], points: Sequence[tuple[float, float, int]]
-) -> NDArray[np.float32]:
-    """Tidy GrabCut's labels: no crumbs, no pinholes, a rim settled by the solver."""
+def _soft(picture: NDArray[np.uint8], labels: NDArray[np.uint8], claims: NDArray[np.int8]) -> NDArray[np.float32]:
+    """Tidy GrabCut's labels: no crumbs, no pinholes, a rim settled by the solver; the points' say stands."""
     subject = np.isin(labels, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.uint8)
     count, parts, stats, _ = cv2.connectedComponentsWithStats(subject, connectivity=8)
     if count > 2:
         areas = stats[1:, cv2.CC_STAT_AREA]
         keep = np.concatenate([[False], areas > 0.15 * areas.max()])
-        for x, y, label in points:
-            if label:
-                keep[parts[int(y), int(x)]] = True
+        keep[np.unique(parts[claims > 0])] = True
         keep[0] = False
         subject = keep[parts].astype(np.uint8)
     inside = cv2.distanceTransform(subject, cv2.DIST_L2, 3)
     outside = cv2.distanceTransform(1 - subject, cv2.DIST_L2, 3)
     signed = (inside - outside).astype(np.float32)
-    return solve(picture, np.clip(signed * 1.5, -8, 8), np.abs(signed) < 4, sweeps=6)
+    unary = np.where(claims != 0, 8.0 * claims, 1.5 * np.clip(signed, -5, 5)).astype(np.float32)
+    return solve(picture, unary, (np.abs(signed) < 4) & (claims == 0), sweeps=6)
 
 
 def _corrected(
     picture: NDArray[np.uint8], matte: NDArray[np.float32], points: Sequence[tuple[float, float, int]]
 ) -> NDArray[np.float32]:
     """A known matte with the points' say: each point may turn the region of its colour around it."""
-    labels = np.where(matte > 0.5, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
-    inside = cv2.erode((matte > 0.5).astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
-    outside = cv2.dilate((matte > 0.5).astype(np.uint8), np.ones((15, 15), np.uint8)) == 0
-    lab = cv2.cvtColor(picture, cv2.COLOR_RGB2LAB).astype(np.float32)
+    known = (matte > 0.5).astype(np.uint8)
+    wrong = [point for point in points if known[int(point[1]), int(point[0])] != bool(point[2])]
+    claims = _claims(picture, points)
+    labels = np.where(known, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
+    inside = cv2.erode(known, np.ones((5, 5), np.uint8)) > 0
+    outside = cv2.dilate(known, np.ones((15, 15), np.uint8)) == 0
     y, x = np.mgrid[0 : matte.shape[0], 0 : matte.shape[1]]
     free = np.zeros(matte.shape, bool)
-    for px, py, label in points:
-        if (matte[int(py), int(px)] > 0.5) == bool(label):
-            continue
-        colour = np.sqrt(((lab - lab[int(py), int(px)]) ** 2).sum(axis=2))
-        near = (np.hypot(x - px, y - py) < 0.15 * max(matte.shape)) & (colour < 20)
-        labels[near] = cv2.GC_PR_FGD if label else cv2.GC_PR_BGD
-        free |= near
+    for px, py, _ in wrong:
+        free |= np.hypot(x - px, y - py) < 0.15 * max(matte.shape)
     labels[inside & ~free] = cv2.GC_FGD
     labels[outside & ~free] = cv2.GC_BGD
-    _draw(labels, points)
-    return _soft(picture, _cut(picture, labels, 2), points)
+    _draw(labels, claims)
+    return _soft(picture, _cut(picture, labels, 2), claims)
