@@ -85,8 +85,8 @@ class LocalColours:
     def learn(self, index: NDArray[np.int32], weight: NDArray[np.float32], rate: float) -> None:
         """Blend in a frame: `index` palette numbers, `weight` 0..1 how much each pixel counts."""
         place = index * (self._rows * self._columns) + self._cell
-        seen = np.bincount(place.ravel(), weight.ravel(), self._mass.size).astype(np.float32)
-        seen = seen.reshape(self._mass.shape) / (CELL * CELL)
+        amount = np.bincount(place.ravel(), weight.ravel(), self._mass.size) / (CELL * CELL)
+        seen = amount.astype(np.float32).reshape(self._mass.shape)
         # A cell forgets only as much as it sees: what is hidden now is remembered.
         visible = np.minimum(seen.sum(axis=0), 1.0) * rate if rate < 1 else np.ones(seen.shape[1:])
         self._mass += visible.astype(np.float32) * (seen - self._mass)
