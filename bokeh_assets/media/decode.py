@@ -180,6 +180,9 @@ class _Packets:
         self._container, self._stream = container, stream
         self._read = self._bad = self._concealed = 0
         self._error: str | None = None
+        # An edit list may drop frames from the index that the header still counts.
+        indexed = len(stream.index_entries)
+        self._expected = min(stream.frames, indexed) if indexed else stream.frames
 
     def __iter__(self) -> Iterator[VideoFrame]:
         packets = self._container.demux(self._stream)
@@ -211,14 +214,14 @@ class _Packets:
     @property
     def cut_short(self) -> bool:
         """Did the file end before its own index says?"""
-        return self._error is not None or self._read < self._stream.frames
+        return self._error is not None or self._read < self._expected
 
     def warnings(self) -> list[str]:
         lines = []
         if self._error is not None:
             lines.append(f"reading stopped early ({self._error}); the file is truncated or damaged")
         elif self.cut_short:
-            lines.append(f"the file is truncated: {self._read} of its {self._stream.frames} frames are there")
+            lines.append(f"the file is truncated: {self._read} of its {self._expected} frames are there")
         if self._bad:
             lines.append(f"{self._bad} damaged packets were skipped")
         if self._concealed:

@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 
 from bokeh_assets.errors import InputError
 from bokeh_assets.media.colour import SCALING
+from bokeh_assets.media.encode import x264_params
 from bokeh_assets.media.sample_scene import EveningWalk
 
 SAMPLE_RATE = 44_100
+_X264 = {"crf": "14", "preset": "medium", "x264-params": x264_params()}
 _PACES_PER_SECOND = 1.6
 # Chords of a slow turn in D: root, third, fifth, octave, in semitones over 220 Hz.
 _CHORDS = ((5, 9, 12, 17), (2, 5, 9, 14), (7, 10, 14, 19), (0, 4, 7, 12))
@@ -43,7 +45,7 @@ def make_sample(path: Path, *, seconds: float = 4.0, size: tuple[int, int] = (64
     scene, scaler = EveningWalk(width, height), VideoReformatter()
     options = {"movflags": "+faststart", "fflags": "+bitexact"}
     with av.open(str(path), "w", format="mp4", options=options) as file:
-        video = file.add_stream("libx264", rate=fps, options={"crf": "14", "preset": "medium"})
+        video = file.add_stream("libx264", rate=fps, options=_X264)
         context = video.codec_context
         context.width, context.height, context.pix_fmt = width, height, "yuv420p"
         context.time_base = Fraction(1, fps)

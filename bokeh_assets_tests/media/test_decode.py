@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -187,6 +188,20 @@ def test_a_truncated_file_gives_what_is_whole_and_says_so(tmp_path: Path) -> Non
     frames, warnings = everything(tmp_path / "cut.mp4")
     assert 10 < len(frames) < 50
     assert any("truncated" in line for line in warnings)
+
+
+@pytest.mark.parametrize(("shown", "skipped", "count"), [(800, 0, 20), (800, 7, 20), (1667 - 7 * 42, 7, 33)])
+def test_edit_lists_trim_without_a_warning(tmp_path: Path, shown: int, skipped: int, count: int) -> None:
+    clip = make_clip(tmp_path / "clip.mp4", ticks=range(40), picture=moving, options={"g": "10"}, tags=(1, 1, 1, 1))
+    data = bytearray(clip.read_bytes())
+    place = data.index(b"elst") + 12
+    _, media_time = struct.unpack(">Ii", data[place : place + 8])
+    data[place : place + 8] = struct.pack(">Ii", shown, media_time + 512 * skipped)
+    clip.write_bytes(bytes(data))
+    frames, warnings = everything(clip)
+    assert len(frames) == count and not warnings and frames[0].pts == 0
+    assert difference(frames[0].image, moving(96, 64, skipped)) < 80
+    assert np.abs(frames[0].image.astype(int) - moving(96, 64, skipped)).mean() < 6
 
 
 def _moov_first(source: Path, path: Path) -> Path:
