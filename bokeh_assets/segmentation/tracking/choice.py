@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bokeh_assets.errors import InputError
 from bokeh_assets.media.frames import Frames
 from bokeh_assets.segmentation.prompts import Prompt
-from bokeh_assets.segmentation.tracking.flow import FlowEstimator
+from bokeh_assets.segmentation.tracking.plate import survey
 
 LOOKS = 9
 """Places in the clip that are looked at."""
@@ -43,7 +43,9 @@ def choose_subject(frames: Frames) -> tuple[Prompt, str]:
 def _prompt(frame: int, box: Sequence[float], width: int, height: int) -> Prompt:
     x0, y0, x1, y1 = box
     clipped = max(x0, 0.0), max(y0, 0.0), min(x1, float(width)), min(y1, float(height))
-    return Prompt(frame=frame, box=clipped)
+    return Prompt(
+        frame=frame, box=(round(clipped[0], 1), round(clipped[1], 1), round(clipped[2], 1), round(clipped[3], 1))
+    )
 
 
 def _small(picture: NDArray[np.uint8], longer_side: int) -> tuple[NDArray[np.uint8], float]:
@@ -74,38 +76,51 @@ def _face(frames: Frames, looks: Sequence[int]) -> tuple[Prompt, str] | None:
     return _prompt(index, (x - 1.1 * w, y - 0.5 * w, x + 2.1 * w, y + 7.0 * w), width, height), f"face on frame {index}"
 
 
+class _Small:
+    """The frames at the size they are looked at, as `Frames`."""
+
+    def __init__(self, frames: Frames) -> None:
+        self._frames = frames
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def __getitem__(self, index: int, /) -> NDArray[np.uint8]:
+        return _small(self._frames[index], 320)[0]
+
+    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
+        return (self[i] for i in range(len(self)))
+
+
 def _moving(frames: Frames, looks: Sequence[int]) -> tuple[Prompt, str] | None:
-    flow = FlowEstimator()
-    best: tuple[float, int, NDArray[np.int32], float] | None = None
+    best: tuple[float, int, Sequence[int]] | None = None
+    small = _Small(frames)
     for index in looks:
-        other = index + 1 if index + 1 < len(frames) else index - 1
-        if other < 0:
-            return None
-        new, factor = _small(frames[index], 320)
-        old, _ = _small(frames[other], 320)
-        motion = flow.between(cv2.cvtColor(old, cv2.COLOR_RGB2GRAY), cv2.cvtColor(new, cv2.COLOR_RGB2GRAY))
-        height, width = new.shape[:2]
-        y, x = np.mgrid[0:height, 0:width].astype(np.float32)
-        camera = np.stack([x, y, np.ones_like(x)], axis=-1) @ motion.camera.T - np.stack([x, y], axis=-1)
-        own = np.linalg.norm(motion.back - camera, axis=2)
-        moving = ((own > 0.7) & (own > 0.25 * own.max())).astype(np.uint8)
-        kernel = np.ones((9, 9), np.uint8)
-        moving = cv2.morphologyEx(cv2.morphologyEx(moving, cv2.MORPH_OPEN, kernel[:3, :3]), cv2.MORPH_CLOSE, kernel)
-        count, parts, stats, centres = cv2.connectedComponentsWithStats(moving, connectivity=8)
+        change = cv2.GaussianBlur(survey(small, index).change, (0, 0), 1.0)
+        height, width = change.shape
+        moving = (change > 0.55).astype(np.uint8)
+        moving = cv2.morphologyEx(moving, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
+        moving = cv2.morphologyEx(moving, cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
+        count, _, stats, centres = cv2.connectedComponentsWithStats(moving, connectivity=8)
         for part in range(1, count):
-            share = stats[part, cv2.CC_STAT_AREA] / moving.size
+            left, top, w, h, area = (int(v) for v in stats[part])
+            share = area / moving.size
             if not 0.004 < share < 0.5:
                 continue
             centre = 1 - abs(centres[part][0] / width - 0.5) - 0.5 * abs(centres[part][1] / height - 0.5)
-            score = float(np.sqrt(share) * min(float(own[parts == part].mean()), 3.0) * centre)
+            # Two things that touch make a large box with much between them, a thing cut off by the picture's
+            # side is half a subject: a look at another frame shows either better.
+            whole = 0.6 if left == 0 or left + w == width else 1.0
+            score = float(np.sqrt(share) * centre * whole * area / (w * h))
             if best is None or score > best[0]:
-                best = score, index, stats[part], factor
+                best = score, index, (left, top, w, h)
     if best is None:
         return None
-    _, index, (left, top, w, h, _), factor = best
-    margin = 0.08 * max(w, h) + 2
+    _, index, (left, top, w, h) = best
+    factor = small[index].shape[1] / frames[index].shape[1]
+    margin = 0.06 * max(w, h) + 2
     box = [v / factor for v in (left - margin, top - margin, left + w + margin, top + h + margin)]
-    height, width = frames[0].shape[:2]
+    height, width = frames[index].shape[:2]
     return _prompt(index, box, width, height), f"largest moving object, frame {index}"
 
 
