@@ -28,7 +28,7 @@ def mask_and_gaussian(light: np.ndarray, coc: np.ndarray) -> np.ndarray:
 
 
 @njit(parallel=True, fastmath=True, cache=True)
-def _pixelwise(light, coc, mode):  # type: ignore[no-untyped-def]
+def _pixelwise(light, coc, mode):
     """mode 0: gather with the target's radius; 1: scatter; 2: scatter, farther sources clamped to the target."""
     height, width, _ = light.shape
     largest = 0.0

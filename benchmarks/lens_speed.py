@@ -126,7 +126,7 @@ def main() -> None:
     import numba
 
     torch.set_num_threads(options.threads)
-    numba.set_num_threads(min(options.threads, numba.config.NUMBA_NUM_THREADS))
+    numba.set_num_threads(min(options.threads, numba.get_num_threads()))
     device = options.device
     repeats = options.repeats or (20 if device == "cuda" else 3)
     name = torch.cuda.get_device_name() if device == "cuda" else f"{options.threads} CPU threads"

@@ -5,9 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from bokeh_assets.errors import InputError
+from bokeh_assets.rendering.lens import Lens
 from bokeh_assets.rendering.thin_lens import ThinLensRenderer
+from bokeh_assets.rendering.thin_lens.aperture import Aperture, kernel
+from bokeh_assets.rendering.thin_lens.colour import linear_to_srgb
+from bokeh_assets.rendering.thin_lens.picture import photograph_frame
+from bokeh_assets.rendering.thin_lens.steady import Shot, shrunk, steady
+from bokeh_assets.rendering.thin_lens.truth import make_scene
 
 
 def focus(zf: float, k: float, frames: int = 1) -> pd.DataFrame:
@@ -65,3 +72,71 @@ def test_a_frame_without_disparity_is_refused() -> None:
         list(
             ThinLensRenderer(device="cpu").render([noise()] * 2, [np.zeros((60, 90), np.float32)], None, focus(0, 8, 2))
         )
+
+
+@pytest.mark.parametrize(
+    "lens",
+    [
+        Lens(),
+        Lens(blades=6, rotation=10),
+        Lens(anamorphic=1.6),
+        Lens(cat_eye=0.8),
+        Lens(chromatic=0.05),
+        Lens(highlights=3),
+    ],
+    ids=["round", "blades", "anamorphic", "cat-eye", "chromatic", "highlights"],
+)
+def test_the_processors_path_and_the_gpus_give_one_picture(lens: Lens) -> None:
+    scene = make_scene("ground", 3, (77, 123))
+    frame, depth = torch.from_numpy(scene.frame()), torch.from_numpy(scene.disparity() / np.float32(255))
+    fast = photograph_frame(frame, depth, None, 0.5, 140, lens)
+    reference = photograph_frame(frame, depth, None, 0.5, 140, lens, reference=True)
+    assert int((fast.int() - reference.int()).abs().max()) <= 1
+    if lens != Lens():
+        plain = photograph_frame(frame, depth, None, 0.5, 140, Lens())
+        assert int((fast.int() - plain.int()).abs().max()) > 2
+
+
+@pytest.mark.parametrize("kind", ["layers", "slanted", "smooth"])
+def test_it_is_close_to_an_exact_photograph(kind: str) -> None:
+    scene = make_scene(kind, 5, (96, 160))
+    exact = linear_to_srgb(scene.photograph(0.5, 8.0, 256))
+    depth = scene.disparity() / np.float32(255)
+    out = ThinLensRenderer(device="cpu").picture(scene.frame(), depth, None, 0.5, 8.0 * 1024 / 160) / 255
+    sharp = scene.frame() / 255
+    error, before = np.mean((out - exact) ** 2), np.mean((sharp - exact) ** 2)
+    assert -10 * np.log10(error) > 34
+    assert error < before / 10
+
+
+def test_the_truth_agrees_with_itself() -> None:
+    scene = make_scene("lamps", 1, (64, 96))
+    first, second = (linear_to_srgb(scene.photograph(0.9, 10.0, 512, turn)) for turn in (0.0, 1.0))
+    assert -10 * np.log10(np.mean((first - second) ** 2)) > 62
+
+
+def test_every_aperture_keeps_its_light_and_its_area() -> None:
+    for aperture in (Aperture(), Aperture(5, 20), Aperture(anamorphic=2.0)):
+        shape = kernel(12.0, aperture)
+        assert shape.sum() == pytest.approx(1, abs=1e-5)
+        assert 1 / shape.max() == pytest.approx(np.pi * 144, rel=0.02)
+
+
+def test_trembling_depth_is_steadied_where_nothing_moves_but_not_across_a_cut() -> None:
+    rng = np.random.default_rng(0)
+    frame = noise(64, 96)
+    depths = [(0.5 + rng.normal(0, 0.02, frame.shape[:2])).astype(np.float32) for _ in range(9)]
+    shots = [Shot(frame, shrunk(frame), d, None, int(i > 5), 0.0, 8.0) for i, d in enumerate(depths)]
+    out = list(steady(iter(shots), 2))
+    assert [s.number for s in out] == [s.number for s in shots]
+    assert np.std(out[2].depth) < 0.6 * np.std(depths[2])
+    alone = list(steady(iter(shots[6:]), 2))
+    assert all(np.array_equal(a.depth, b.depth) for a, b in zip(out[6:], alone, strict=True))
+
+
+def test_moving_depth_is_left_alone() -> None:
+    frames = [np.roll(noise(64, 96), 9 * i, axis=1) for i in range(5)]
+    depths = [np.full((64, 96), 0.3 + 0.02 * i, np.float32) for i in range(5)]
+    shots = [Shot(f, shrunk(f), d, None, 0, 0.0, 8.0) for f, d in zip(frames, depths, strict=True)]
+    out = list(steady(iter(shots), 2))
+    assert max(np.abs(o.depth - d).max() for o, d in zip(out, depths, strict=True)) < 1e-3

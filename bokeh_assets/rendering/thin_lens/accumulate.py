@@ -12,7 +12,7 @@ from bokeh_assets.rendering.thin_lens.aperture import Aperture, kernel
 from bokeh_assets.rendering.thin_lens.axis import Axis
 from bokeh_assets.rendering.thin_lens.scene import Scene
 
-FULL_SIZE = 10.0  # pixels of radius up to which a plane is blurred at full size
+FULL_SIZE = 8.0  # pixels of radius up to which a plane is blurred at full size
 ROUND = Aperture()
 GAP = 0.05  # coverage of a plane under which the surface is taken to end there
 

@@ -34,6 +34,6 @@ def finish(light: Tensor, frame: Tensor, grain: float) -> Tensor:
         # Edges are no grain: what stands out far is left out.
         fine = torch.where(fine.abs() < 6, fine, torch.zeros_like(fine))
         value = value + grain * fine * (change / 4).clamp(0, 1)
-    dithered = (value + threshold(*frame.shape[:2], frame.device)).floor()
+    dithered = (value + threshold(frame.shape[0], frame.shape[1], frame.device)).floor()
     result = torch.where(change < SAME, source, dithered)
     return result.clamp(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous()

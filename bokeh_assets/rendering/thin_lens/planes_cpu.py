@@ -35,7 +35,7 @@ def taps(shape: np.ndarray, radius: float) -> tuple[np.ndarray, np.ndarray, bool
 
 
 @njit(cache=True)
-def _extent(places, weights, low, high):  # type: ignore[no-untyped-def]
+def _extent(places, weights, low, high):
     """Least and greatest place in every block, where the surface has weight."""
     height, width = places.shape
     for i in range(low.shape[0]):
@@ -48,7 +48,7 @@ def _extent(places, weights, low, high):  # type: ignore[no-untyped-def]
 
 
 @njit(parallel=True, fastmath=True, cache=True)
-def _content(front, alpha, front_place, back, back_weight, back_place, index, factor, n, active, small):  # type: ignore[no-untyped-def]
+def _content(front, alpha, front_place, back, back_weight, back_place, index, factor, n, active, small):
     """One plane, shrunk by averaging, with a border of n that repeats its outermost pixels."""
     height, width = alpha.shape
     rows, columns = small.shape[1] - 2 * n, small.shape[2] - 2 * n
@@ -85,7 +85,7 @@ def _content(front, alpha, front_place, back, back_weight, back_place, index, fa
 
 
 @njit(parallel=True, fastmath=True, cache=True)
-def _running_sums(small, sums):  # type: ignore[no-untyped-def]
+def _running_sums(small, sums):
     for y in prange(small.shape[1]):
         for channel in range(4):
             total = np.float32(0)
@@ -96,7 +96,7 @@ def _running_sums(small, sums):  # type: ignore[no-untyped-def]
 
 
 @njit(parallel=True, fastmath=True, cache=True)
-def _apply(source, at, weights, wanted, step, result):  # type: ignore[no-untyped-def]
+def _apply(source, at, weights, wanted, step, result):
     """Weighted sum of shifted rows, in the wanted blocks (of `step` pixels) of the result."""
     rows, columns = result.shape[1:]
     for i in prange(rows):
@@ -124,7 +124,7 @@ def _apply(source, at, weights, wanted, step, result):  # type: ignore[no-untype
 
 
 @njit(parallel=True, fastmath=True, cache=True)
-def _add(plane, factor, wanted, open_, base, surface, last, gap):  # type: ignore[no-untyped-def]
+def _add(plane, factor, wanted, open_, base, surface, last, gap):
     """`accumulate.Stack.add` for one plane, growing it bilinearly on the way."""
     height, width = last.shape
     rows, columns = plane.shape[1:]
@@ -169,7 +169,7 @@ def _add(plane, factor, wanted, open_, base, surface, last, gap):  # type: ignor
 
 
 @njit(parallel=True, fastmath=True, cache=True)
-def _finish(base, surface, light):  # type: ignore[no-untyped-def]
+def _finish(base, surface, light):
     for y in prange(light.shape[1]):
         for x in range(light.shape[2]):
             through = np.float32(1) - surface[3, y, x]
@@ -200,16 +200,18 @@ def photograph_cpu(scene: Scene, axis: Axis, aperture: Aperture = ROUND) -> torc
     _extent(parts[5], parts[4], low[1], high[1])
     base, surface = np.zeros((2, 4, height, width), np.float32)
     last = np.zeros((height, width), np.float32)
-    open_ = np.zeros(blocks, np.bool_)
+    open_: np.ndarray = np.zeros(blocks, np.bool_)
     for index in range(int(low.min()), int(np.ceil(high.max())) + 1):
-        active = ((low - 1 < index) & (high + 1 > index)).any(axis=0)
+        active: np.ndarray = np.any((low - 1 < index) & (high + 1 > index), axis=0)
         if not active.any() and not open_.any():
             continue
         radius = abs(float(axis.planes[index]))
         shape, factor = kernel_for(radius, aperture)
         n = shape.shape[0] // 2
         small = np.empty((4, -(-height // factor) + 2 * n, -(-width // factor) + 2 * n), np.float32)
-        _content(*parts, np.float32(index), factor, n, active, small)
+        _content(
+            parts[0], parts[1], parts[2], parts[3], parts[4], parts[5], np.float32(index), factor, n, active, small
+        )
         wanted = active
         if n:
             # Growing from a smaller plane reaches one of its pixels farther.

@@ -14,6 +14,7 @@ from bokeh_assets.errors import InputError
 from bokeh_assets.rendering.base import Progress, radius_per_disparity
 from bokeh_assets.rendering.lens import Lens
 from bokeh_assets.rendering.thin_lens.picture import photograph_frame
+from bokeh_assets.rendering.thin_lens.steady import Shot, shrunk, steady
 
 
 class ThinLensRenderer:
@@ -23,6 +24,8 @@ class ThinLensRenderer:
         lens: aperture and glass.
         device: "auto", "cpu", "cuda" or "cuda:N".
         grain: share of the source's grain put back where it was blurred away, 0..1.
+        steady: frames before and after over which depth and matte are averaged where the picture stands still; 0
+            takes them as they are.
 
     Raises:
         InputError: the device is not there.
@@ -30,9 +33,10 @@ class ThinLensRenderer:
 
     name = "thin_lens"
 
-    def __init__(self, lens: Lens | None = None, device: str = "auto", *, grain: float = 0.0) -> None:
+    def __init__(self, lens: Lens | None = None, device: str = "auto", *, grain: float = 0.0, steady: int = 2) -> None:
         self.lens = lens or Lens()
         self.grain = grain
+        self.steady = steady
         self.device = pick_device(device)
 
     def render(
@@ -45,19 +49,39 @@ class ThinLensRenderer:
         progress: Progress | None = None,
     ) -> Iterator[NDArray[np.uint8]]:
         """See `bokeh_assets.rendering.base.Renderer`."""
-        rows = focus.sort_values("frame")
-        depths = iter(disparity)
-        subjects = iter(mattes) if mattes is not None else None
-        settings = zip(rows["zf"].to_numpy(float), rows["k"].to_numpy(float), strict=True)
-        for index, frame in enumerate(frames):
-            depth = next(depths, None)
-            subject = next(subjects, None) if subjects is not None else None
-            zf, k = next(settings, (None, None))
-            if depth is None or zf is None or k is None or (subjects is not None and subject is None):
-                raise InputError(f"frame {index} has no disparity, matte or focus; give one of each per frame")
-            yield self.picture(frame, depth, subject, zf, k)
+        shots = self._shots(frames, disparity, mattes, focus)
+        for index, shot in enumerate(steady(shots, self.steady) if self.steady else shots):
+            yield self.picture(shot.frame, shot.depth, shot.matte, shot.zf, shot.k)
             if progress is not None:
                 progress(index + 1)
+
+    def _shots(
+        self,
+        frames: Iterable[NDArray[np.uint8]],
+        disparity: Iterable[NDArray[np.float32]],
+        mattes: Iterable[NDArray[np.float32]] | None,
+        focus: pd.DataFrame,
+    ) -> Iterator[Shot]:
+        """Frame by frame all that belongs to it."""
+        rows = focus.sort_values("frame")
+        numbers = rows["shot"].to_numpy(int) if "shot" in rows else np.zeros(len(rows), int)
+        settings = zip(numbers, rows["zf"].to_numpy(float), rows["k"].to_numpy(float), strict=True)
+        depths = iter(disparity)
+        subjects = None if mattes is None else iter(mattes)
+        for index, frame in enumerate(frames):
+            depth, setting = next(depths, None), next(settings, None)
+            subject = None if subjects is None else next(subjects, None)
+            if depth is None or setting is None or (subjects is not None and subject is None):
+                raise InputError(f"frame {index} has no disparity, matte or focus; give one of each per frame")
+            if depth.shape != frame.shape[:2]:
+                raise InputError(
+                    f"frame {index}: the disparity is {depth.shape}, the frame {frame.shape[:2]}; make them one size"
+                )
+            if subject is not None and subject.shape != frame.shape[:2]:
+                raise InputError(
+                    f"frame {index}: the matte is {subject.shape}, the frame {frame.shape[:2]}; make them one size"
+                )
+            yield Shot(frame, shrunk(frame), depth, subject, *setting)
 
     def picture(
         self,
@@ -68,10 +92,6 @@ class ThinLensRenderer:
         k: float,
     ) -> NDArray[np.uint8]:
         """One frame, uint8 (H, W, 3), through the lens."""
-        if depth.shape != frame.shape[:2]:
-            raise InputError(f"disparity is {depth.shape}, the frame {frame.shape[:2]}; both must be of one size")
-        if matte is not None and matte.shape != frame.shape[:2]:
-            raise InputError(f"the matte is {matte.shape}, the frame {frame.shape[:2]}; both must be of one size")
         if radius_per_disparity(k, frame.shape[1]) == 0:
             return frame
         tensors = [

@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-STEP = 2.5  # planes between two neighbours from which they belong to different things
+from bokeh_assets.rendering.thin_lens.fill_cpu import push_pull_cpu
+
+STEP = 3.0  # planes between two neighbours from which they belong to different things
 SEEDS = 5  # pixels from an edge within which a side tells how it goes on
 BAND = 1  # pixels beside an edge that may be mixtures
-LINE_NOISE = 0.02  # squared distance of F and B (linear light) at which colour and outline weigh alike
+LINE_NOISE = 0.15  # squared distance of F and B (linear light) at which colour and outline weigh alike
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ def widest(picture: Tensor, reach: int) -> Tensor:
     return F.max_pool2d(rows, (size, 1), 1, (reach, 0))[0, 0]
 
 
-def push_pull(values: Tensor, weight: Tensor, levels: int) -> tuple[Tensor, Tensor]:
+def push_pull(values: Tensor, weight: Tensor, levels: int, reference: bool = False) -> tuple[Tensor, Tensor]:
     """Fill what has no weight from what has, smoothly, over up to 2**levels pixels.
 
     Averages are pushed up a pyramid and pulled down where finer levels know nothing (Gortler et al., The
@@ -60,19 +62,23 @@ def push_pull(values: Tensor, weight: Tensor, levels: int) -> tuple[Tensor, Tens
     Args:
         values: (C, H, W).
         weight: (H, W), 0..1.
+        reference: the path of GPUs on the CPU too.
 
     Returns:
         The filled values (C, H, W) and whether anything reached the pixel, (H, W) 0..1.
     """
-    stack = []
-    layer = torch.cat([values * weight, weight[None]])[None]
+    premultiplied = torch.cat([values * weight, weight[None]])
+    if values.device.type == "cpu" and not reference:
+        filled = torch.from_numpy(push_pull_cpu(premultiplied.numpy(), levels))
+        return filled[:-1] / filled[-1].clamp_min(1e-6), filled[-1]
+    stack, layer = [], premultiplied[None]
     for _ in range(levels):
         stack.append(layer)
-        if min(layer.shape[-2:]) < 2:
-            break
         pooled = F.avg_pool2d(layer, 2, ceil_mode=True, count_include_pad=False)
         # A coarse cell counts as known as soon as a quarter of it is.
         layer = pooled * ((pooled[:, -1:] * 4).clamp_max(1) / pooled[:, -1:].clamp_min(1e-8))
+        if min(stack[-1].shape[-2:]) < 2:
+            break
     for finer in reversed(stack):
         coarse = F.interpolate(layer, finer.shape[-2:], mode="bilinear", align_corners=False)
         layer = finer + (1 - finer[:, -1:]) * coarse
@@ -100,7 +106,8 @@ def align(place: Tensor, matte: Tensor, reach: int) -> Tensor:
     rest, _ = push_pull(place[None], core * (1 - inside) + 1e-3 * (1 - inside), 6)
     own = torch.where(inside > 0, subject[0], rest[0])
     other = torch.where(inside > 0, rest[0], subject[0])
-    wrong = ring & ((place - own).abs() > (place - other).abs())
+    # Only what clearly has the other side's depth: a third thing that stands there keeps its own.
+    wrong = ring & ((own - other).abs() > STEP) & ((place - other).abs() < 0.3 * (own - other).abs())
     return torch.where(wrong, own, place)
 
 
@@ -124,27 +131,31 @@ def split(light: Tensor, place: Tensor, reach: float, matte: Tensor | None = Non
         none = torch.zeros_like(place)
         return Scene(light, none + 1, place, light, none, place)
     levels = max(3, int(reach).bit_length() + 1)
-    behind, known = push_pull(torch.cat([light, place[None]]), far_side * clean, levels)
-    before, _ = push_pull(torch.cat([light, place[None]]), near_side * clean, 3)
+    told = torch.cat([light, place[None]] if matte is None else [light, place[None], matte[None]])
+    behind, known = push_pull(told, far_side * clean, levels)
+    before, _ = push_pull(told, near_side * clean, 3)
     hidden = ((known > 1e-6) & (place - behind[3] > STEP)) | beside
 
     # Only the pixels of the band are worked on: they are few.
     at = beside.nonzero(as_tuple=True)
     lowest, highest = -widest(-place, BAND), widest(place, BAND)
     is_front = (place - lowest > highest - place).float()
-    outline = F.avg_pool2d(F.pad(is_front[None, None], (1, 1, 1, 1), mode="replicate"), 3, 1)[0, 0][at]
     hard = is_front[at]
     mixed, fore, rear = light[:, at[0], at[1]], before[:3, at[0], at[1]], behind[:3, at[0], at[1]]
     line = fore - rear
     length = (line * line).sum(0)
     on_line = (((mixed - rear) * line).sum(0) / length.clamp_min(1e-6)).clamp(0, 1)
     trust = length / (length + LINE_NOISE)
-    coverage = trust * on_line + (1 - trust) * outline
+    # Where colours cannot tell, the depth map's own hard outline.
+    coverage = trust * on_line + (1 - trust) * hard
     # The depth map says which side has the greater share.
     coverage = torch.where(hard > 0, coverage.clamp_min(0.5), coverage.clamp_max(0.5))
     if matte is not None:
-        given = matte[at]
-        coverage = torch.where((given > 0.02) & (given < 0.98), given, coverage)
+        # The matte is a mixture as well, of the subject's share on either side.
+        fore_subject, rear_subject = before[4][at], behind[4][at]
+        contrast = fore_subject - rear_subject
+        given = ((matte[at] - rear_subject) / torch.where(contrast.abs() < 0.5, 1.0, contrast)).clamp(0, 1)
+        coverage = torch.where(contrast.abs() < 0.5, coverage, given)
 
     # Colours of both sides, from the mixture where they have a share in it.
     solved = ((mixed - (1 - coverage) * rear) / coverage.clamp_min(0.3)).clamp_min(0)

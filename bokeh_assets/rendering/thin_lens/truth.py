@@ -104,7 +104,7 @@ class Scene:
 
 
 @njit(parallel=True, fastmath=True, cache=True)
-def _views(sheets, shifts, flat, aperture, margin, height, width):  # type: ignore[no-untyped-def]
+def _views(sheets, shifts, flat, aperture, margin, height, width):
     count, canvas_height, canvas_width, _ = sheets.shape
     picture = np.zeros((height, width, 3), np.float32)
     for y in prange(height):

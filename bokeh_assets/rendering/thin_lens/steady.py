@@ -1,0 +1,83 @@
+"""Depth and matte that do not flicker.
+
+Estimated depth trembles from frame to frame, and what trembles is the size of every blur. Each value is averaged
+with the same pixel some frames before and after, weighted by how much the picture there has stayed as it was: in a
+static part noise averages out, where something moves the frame's own value stands. The window looks both ways, so
+nothing lags, and it never crosses a cut.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+SHRINK = 4  # change of the picture is judged on averages of this many pixels squared
+MOVED = 4.0  # change of such an average, of 255, at which another frame's word counts 1/e
+JUMPED = 0.12  # change of the value itself, likewise
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One frame of the window: picture, values to steady, settings that ride along."""
+
+    frame: NDArray[np.uint8]
+    small: NDArray[np.float32]
+    depth: NDArray[np.float32]
+    matte: NDArray[np.float32] | None
+    number: int
+    zf: float
+    k: float
+
+
+def shrunk(frame: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """The picture in averages of `SHRINK` pixels squared."""
+    height, width = frame.shape[:2]
+    size = (max(1, width // SHRINK), max(1, height // SHRINK))
+    return cv2.resize(frame, size, interpolation=cv2.INTER_AREA).astype(np.float32)
+
+
+def steadied(middle: Shot, others: Iterable[Shot]) -> Shot:
+    """The middle frame with depth and matte averaged over time where the picture stands still."""
+    height, width = middle.depth.shape
+    total = np.ones((height, width), np.float32)
+    depth = middle.depth.astype(np.float32, copy=True)
+    matte = None if middle.matte is None else middle.matte.astype(np.float32, copy=True)
+    for other in others:
+        if other.number != middle.number:
+            continue
+        change = np.abs(other.small - middle.small).max(axis=2)
+        # What moves near by has moved here too: its outline may be finer than the averages.
+        change = cv2.dilate(change, np.ones((3, 3), np.uint8))
+        same = np.exp(-((change / MOVED) ** 2))
+        weight = cv2.resize(same, (width, height), interpolation=cv2.INTER_LINEAR)
+        weight *= np.exp(-(((other.depth - middle.depth) / JUMPED) ** 2))
+        total += weight
+        depth += weight * other.depth
+        if matte is not None and other.matte is not None:
+            matte += weight * other.matte
+    depth /= total
+    if matte is not None:
+        matte /= total
+    return Shot(middle.frame, middle.small, depth, matte, middle.number, middle.zf, middle.k)
+
+
+def steady(shots: Iterable[Shot], reach: int) -> Iterator[Shot]:
+    """Every frame, steadied over `reach` frames before and after; holds 2 * reach + 1 of them."""
+    window: deque[Shot] = deque()
+    middle = 0
+    for shot in shots:
+        window.append(shot)
+        if len(window) > middle + reach:
+            yield steadied(window[middle], (s for i, s in enumerate(window) if i != middle))
+            middle += 1
+            if middle > reach:
+                window.popleft()
+                middle -= 1
+    while middle < len(window):
+        yield steadied(window[middle], (s for i, s in enumerate(window) if i != middle))
+        middle += 1
