@@ -43,9 +43,9 @@ def clip(count: int) -> list[np.ndarray]:
     """A textured ellipse that drifts over a drifting texture."""
     rng = np.random.default_rng(0)
     wide = cv2.GaussianBlur(rng.integers(0, 255, (HEIGHT + 200, WIDTH + 200, 3), dtype=np.uint8), (0, 0), 3)
-    wide = cv2.normalize(wide, None, 0, 160, cv2.NORM_MINMAX)  # type: ignore[call-overload]
+    wide = cv2.normalize(wide, None, 0, 160, cv2.NORM_MINMAX)
     skin = cv2.GaussianBlur(rng.integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8), (0, 0), 6)
-    skin = cv2.normalize(skin, None, 90, 255, cv2.NORM_MINMAX)  # type: ignore[call-overload]
+    skin = cv2.normalize(skin, None, 90, 255, cv2.NORM_MINMAX)
     frames = []
     for i in range(count):
         x, y = int(100 + 90 * np.sin(i / 40)), int(100 + 60 * np.cos(i / 30))

@@ -55,18 +55,21 @@ device_option = click.option("--device", default="auto", show_default=True, help
 @main.command()
 def demo() -> None:
     """Make a sample clip, run the whole graph on it and print where the result is."""
-    from bokeh_assets.media.samples import make_sample
+    from bokeh_assets.atomic import new_file
+    from bokeh_assets.media.samples import make_sample, make_sample_mask
     from bokeh_assets.processing import process
     from bokeh_assets.store import VideoStore
 
     clip = VideoStore().root / "demo" / "bokeh-demo.mp4"
+    mask = clip.with_name("first-frame.png")
     if not clip.is_file():
-        from bokeh_assets.atomic import new_file
-
         click.echo(f"making a sample clip: {clip}")
+        with new_file(mask) as path:
+            make_sample_mask(path)
         with new_file(clip) as path:
             make_sample(path)
-    _report(process(clip, {}, None, device="auto", bars=_at_terminal(), say=click.echo))
+    subject = {"subject": [{"frame": 0, "mask": str(mask)}]}
+    _report(process(clip, subject, None, device="auto", bars=_at_terminal(), say=click.echo))
 
 
 @main.command()

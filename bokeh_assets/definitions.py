@@ -8,7 +8,7 @@ from bokeh_assets.resources import ProgressResource, RunSettings, StoreResource
 from bokeh_assets.sensors import new_uploads
 
 
-def resources() -> dict[str, dg.ConfigurableResource]:
+def resources() -> dict[str, object]:
     """The resources as the UI, the daemon and the command line use them."""
     return {
         "store": StoreResource(),

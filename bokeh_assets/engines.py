@@ -7,7 +7,7 @@ by `bokeh-assets render` and by `bokeh-assets doctor`.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -99,7 +99,7 @@ def pick_renderer(settings: VideoSettings, device: str = "auto") -> Choice:
 
 def _pick(
     wanted: str,
-    candidates: list[Callable[[str], Choice]],
+    candidates: Sequence[Callable[[str], Choice]],
     names: tuple[str, ...],
     fallback: Callable[[str], Choice],
 ) -> Choice:

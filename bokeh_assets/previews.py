@@ -137,8 +137,8 @@ def curves(seconds: NDArray[np.float64], lines: dict[str, tuple[NDArray[np.float
         cv2.putText(chart, label, (min(where, width - 52), height - 8), font, 0.38, (90, 90, 90), 1, cv2.LINE_AA)
     colours = ((31, 90, 180), (205, 100, 20), (40, 140, 70))
     for number, (name, (values, top)) in enumerate(lines.items()):
-        y = height - bottom - np.clip(values / max(top, 1e-9), 0, 1) * (height - bottom - 24)
-        points = np.stack([x, y], 1).round().astype(np.int32)
+        line = height - bottom - np.clip(values / max(top, 1e-9), 0, 1) * (height - bottom - 24)
+        points = np.stack([x, line], 1).round().astype(np.int32)
         cv2.polylines(chart, [points.reshape(-1, 1, 2)], False, colours[number % 3], 2, cv2.LINE_AA)
         text = f"{name} (top = {top:g})"
         cv2.putText(chart, text, (left + 220 * number, 14), font, 0.42, colours[number % 3], 1, cv2.LINE_AA)

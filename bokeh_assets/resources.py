@@ -17,7 +17,7 @@ from bokeh_assets.store import VideoStore
 class StoreResource(dg.ConfigurableResource):
     """Where videos and everything made of them lie."""
 
-    data_dir: str = Field("", description="Root of the store; empty: BOKEH_DATA_DIR, else ./data")
+    data_dir: str = Field(default="", description="Root of the store; empty: BOKEH_DATA_DIR, else ./data")
 
     def open(self) -> VideoStore:
         """The store itself, a plain object."""
@@ -31,13 +31,13 @@ class RunSettings(dg.ConfigurableResource):
         default_factory=dict,
         description="Any settings of settings.yaml, such as {focus: 0.4, blur: 24}; a name given here wins",
     )
-    device: str = Field("auto", description="auto, cuda, cuda:1, … or cpu")
+    device: str = Field(default="auto", description="auto, cuda, cuda:1, … or cpu")
 
 
 class ProgressResource(dg.ConfigurableResource):
     """Says how far an engine is: as bars on a terminal, else as a log line every 5 % or 10 seconds."""
 
-    bars: bool = Field(False, description="Progress bars on standard error; for people at a terminal")
+    bars: bool = Field(default=False, description="Progress bars on standard error; for people at a terminal")
 
     @contextmanager
     def track(self, log: Callable[[str], None], what: str, total: int | None) -> Iterator[Callable[[int], None]]:

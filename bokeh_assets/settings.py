@@ -32,7 +32,7 @@ class OutputSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    codec: Literal["h264", "hevc"] = "h264"
+    codec: Literal["h264", "hevc", "av1"] = "h264"
     quality: int = Field(18, ge=0, le=51, description="Constant rate factor: 0 is lossless, 18 looks it, 28 is small")
 
 

@@ -46,8 +46,8 @@ def frames(
             with new_folder(video.frames) as folder, tracked(context, progress, count) as tell:
                 report = extract_frames(source, folder, format=form, progress=tell)
                 # Beside the pictures, not among them: SAM 2's and any-to-bokeh's loaders read every file there.
-                with new_file(video.frames_table) as table:
-                    os.replace(folder / TIMING, table)
+                with new_file(video.frames_table) as path:
+                    os.replace(folder / TIMING, path)
 
         pictures = FrameFolder(video.frames)
         strip = Filmstrip(len(pictures))

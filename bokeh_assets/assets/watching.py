@@ -42,7 +42,7 @@ class Watcher:
         subject = matte > 0.9
         if subject.mean() < 1e-3:
             return
-        zf, k = self._row.focus.loc[i, ["zf", "k"]]
+        zf, k = (float(self._row.focus[column].iloc[i]) for column in ("zf", "k"))
         radius = k * source.shape[1] / 1024 * abs(float(np.median(self._row.disparity[i][subject])) - zf)
         if radius <= 1:
             self._focused = True

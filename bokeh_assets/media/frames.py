@@ -213,7 +213,7 @@ def _read(file: Path, flags: int) -> Picture:
         raise InputError(f"{file} is not a readable picture; write it again")
     if picture.dtype != np.uint8:
         raise InputError(f"{file} has 16 bits per sample; 8 are expected")
-    return picture  # type: ignore[return-value]
+    return picture
 
 
 def _check_size(file: Path, picture: Picture, size: tuple[int, int]) -> None:

@@ -64,6 +64,13 @@ class EveningWalk:
         self._draw_subject(canvas, camera, t, step)
         return np.asarray(cv2.resize(canvas, self._out, interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
+    def matte(self, t: float, step: float = 0.0) -> NDArray[np.uint8]:
+        """uint8 (height, width): the walker's own opacity in that frame, 255 is opaque."""
+        canvas = np.zeros((self._h, self._w, 3), dtype=np.uint8)
+        person, alpha, left, top = self._walker(0.42 * (t - 0.5), t, step)
+        _lay(canvas, np.full_like(person, 255), alpha, left, top)
+        return np.asarray(cv2.resize(canvas, self._out, interpolation=cv2.INTER_AREA)[..., 0], dtype=np.uint8)
+
     # --- the far world
 
     def _draw_sky(self) -> NDArray[np.uint8]:
@@ -222,22 +229,30 @@ class EveningWalk:
     # --- the subject
 
     def _draw_subject(self, canvas: NDArray[np.uint8], camera: float, t: float, step: float) -> None:
-        x = -0.75 + 1.35 * t
-        centre, feet = self._project(x, 0, _SUBJECT_Z, camera)
+        centre, feet = self._feet(camera, t)
         unit = self._f / _SUBJECT_Z
-        bob = 0.018 * abs(np.sin(np.pi * step)) * unit
-        size = (round(1.5 * unit), round(2.25 * unit))
-        person, alpha = Walker(size[0], size[1], unit).draw(step)
-        left, top = round(centre - size[0] / 2), round(feet - size[1] - bob)
+        person, alpha, left, top = self._walker(camera, t, step)
         shadow = canvas[round(feet - 0.1 * unit) : round(feet + 0.12 * unit)]
         spot = np.zeros(shadow.shape[:2], np.float32)
         middle = (round(centre), round(0.1 * unit))
         cv2.ellipse(spot, middle, (round(0.42 * unit), round(0.06 * unit)), 0, 0, 360, 1.0, -1, cv2.LINE_AA)
         soft: Any = cv2.GaussianBlur(spot, (0, 0), 0.03 * unit)
         shadow[:] = (shadow * (1 - 0.6 * soft[..., None])).astype(np.uint8)
-        mirrored, through = person[::-1], alpha[::-1] * np.linspace(0.3, 0, size[1], dtype=np.float32)[:, None]
+        mirrored, through = person[::-1], alpha[::-1] * np.linspace(0.3, 0, len(alpha), dtype=np.float32)[:, None]
         _lay(canvas, mirrored, through, left, round(feet))
         _lay(canvas, person, alpha, left, top)
+
+    def _feet(self, camera: float, t: float) -> Point:
+        return self._project(-0.75 + 1.35 * t, 0, _SUBJECT_Z, camera)
+
+    def _walker(self, camera: float, t: float, step: float) -> tuple[NDArray[np.uint8], NDArray[np.float32], int, int]:
+        """Picture, opacity, and where their top left corner lies."""
+        centre, feet = self._feet(camera, t)
+        unit = self._f / _SUBJECT_Z
+        bob = 0.018 * abs(np.sin(np.pi * step)) * unit
+        width, height = round(1.5 * unit), round(2.25 * unit)
+        person, alpha = Walker(width, height, unit).draw(step)
+        return person, alpha, round(centre - width / 2), round(feet - height - bob)
 
 
 class Walker:

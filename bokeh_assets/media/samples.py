@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from bokeh_assets.errors import InputError
 from bokeh_assets.media.colour import SCALING
 from bokeh_assets.media.encode import x264_params
+from bokeh_assets.media.frames import write_picture
 from bokeh_assets.media.sample_scene import EveningWalk
 
 SAMPLE_RATE = 44_100
@@ -75,6 +76,12 @@ def make_sample(path: Path, *, seconds: float = 4.0, size: tuple[int, int] = (64
         file.mux(video.encode(None))
         file.mux(audio.encode(None))
     return Path(path)
+
+
+def make_sample_mask(path: Path, *, size: tuple[int, int] = (640, 360)) -> Path:
+    """Write the walker's outline in the first frame of the clip of that size, as a mask prompt takes it."""
+    write_picture(path, EveningWalk(*size).matte(0.0))
+    return path
 
 
 def _audio_frame(samples: NDArray[np.float32], begin: int) -> AudioFrame:
