@@ -14,7 +14,7 @@ from bokeh_assets.rendering.thin_lens.scene import Scene
 
 FULL_SIZE = 8.0  # pixels of radius up to which a plane is blurred at full size
 ROUND = Aperture()
-GAP = 0.05  # coverage of a plane under which the surface is taken to end there
+GAP = 0.05  # share of a surface's coverage in its last plane under which it is taken to end there
 
 
 def plane_content(scene: Scene, index: int) -> Tensor:
@@ -72,9 +72,12 @@ class Stack:
         return self.surface + self.base * (1 - self.surface[3:])
 
     def add(self, plane: Tensor) -> None:
-        ends = 1 - (self.last / GAP).clamp(0, 1)
-        self.base = self.base + ends * (self.covered() - self.base)
-        self.surface = self.surface * (1 - ends)
+        ends = 1 - (self.last / (GAP * self.surface[3:]).clamp_min(1e-6)).clamp(0, 1)
+        # What ends goes behind, in such measure that the picture so far stays as it is.
+        left = self.surface * (1 - ends)
+        room = 1 - left[3:]
+        self.base = torch.where(room > 1e-3, (self.covered() - left) / room.clamp_min(1e-3), self.base)
+        self.surface = left
         # More than full coverage: the nearer plane stays, what it covers goes.
         share = ((1 - plane[3:]).clamp_min(0) / self.surface[3:].clamp_min(1e-6)).clamp_max(1)
         self.surface = self.surface * share + plane / plane[3:].clamp_min(1)

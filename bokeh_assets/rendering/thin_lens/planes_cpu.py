@@ -154,16 +154,18 @@ def _add(plane, factor, wanted, open_, base, surface, last, gap):
                         blue = plane[2, i, j] * p + plane[2, i, j1] * q + plane[2, i1, j] * r + plane[2, i1, j1] * s
                         cover = plane[3, i, j] * p + plane[3, i, j1] * q + plane[3, i1, j] * r + plane[3, i1, j1] * s
                     cover = max(cover, zero)
-                ends = one - min(last[y, x] / gap, one)
+                ends = one - min(last[y, x] / max(gap * surface[3, y, x], np.float32(1e-6)), one)
                 through = one - surface[3, y, x]
                 share = min(max(one - cover, zero) / max(surface[3, y, x] * (one - ends), np.float32(1e-6)), one) * (
                     one - ends
                 )
                 over = one / max(cover, one)
+                room = one - surface[3, y, x] * (one - ends)
                 for channel in range(4):
                     value = red if channel == 0 else green if channel == 1 else blue if channel == 2 else cover
                     old = surface[channel, y, x]
-                    base[channel, y, x] += ends * (old - base[channel, y, x] * (one - through))
+                    if room > np.float32(1e-3):
+                        base[channel, y, x] = (old * ends + base[channel, y, x] * through) / room
                     surface[channel, y, x] = old * share + max(value, zero) * over
                 last[y, x] = cover
 
