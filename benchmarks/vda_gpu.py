@@ -8,12 +8,18 @@ memory and rounding are those of the official files; picture quality is not look
 Peer ("plain"): the same network run as the reference implementation does without xformers, on the same machine in
 the same run: float16 autocast over float32 weights, attention matrices in full, 32 frames of preprocessing and of
 the encoder in every window, one thing after another, the whole video in memory.
-Ours: `infer_video_depth` in its exact mode (same windows and stitching), and `VideoDepthAnythingEstimator`
-(two passes, edges that follow the picture).
+Ours: `infer_video_depth` in its exact mode (same windows and stitching), and `VideoDepthAnythingEstimator`, the
+engine behind `depth_maps` (two passes, one scale per shot, edges that follow the picture; random weights make an
+edge of nearly every pixel, which is the slowest case).
 
-Reported for each: frames per second from uint8 frames in memory to float32 maps in memory at source size, second
-of two runs; milliseconds of GPU time per frame inside the network (CUDA events); peak of allocated GPU memory,
-weights included; relative error ||maps - maps in float32|| / ||maps in float32|| over the clip.
+Reported for each: frames per second from uint8 frames in memory to float32 maps in memory at source size, after a
+warm-up run; milliseconds of GPU time per frame inside the network (CUDA events); peak of allocated GPU memory,
+weights included; relative error ||maps - maps in float32|| / ||maps in float32|| over the clip. Before that, that
+the GPU gives the CPU's numbers: preprocessing, upsampling, and the whole estimator in float32.
+
+--profile adds the times of the network's parts, of each attention kernel, and of the encoder compiled. On an H200
+the last was 22 % (vits), 15 % (vitb) and 8 % (vitl) faster, after 14 to 21 s of compiling: left off. PyTorch's own
+choice among the attention kernels was as fast as the best: left alone.
 """
 
 from __future__ import annotations
@@ -39,6 +45,7 @@ from bokeh_assets.depth.video_depth_anything.estimator import VideoDepthAnything
 from bokeh_assets.depth.video_depth_anything.inference import infer_video_depth
 from bokeh_assets.depth.video_depth_anything.model import VARIANTS, VideoDepthAnything
 from bokeh_assets.depth.video_depth_anything.preprocess import network_size, prepare, prepare_on_device
+from bokeh_assets.depth.video_depth_anything.upsampling import upsample_to_pictures
 
 FRAMES, HEIGHT, WIDTH = 96, 540, 960
 KEYFRAMES = [0, 12, *range(24, 32)]
@@ -112,9 +119,8 @@ def seeded_model(encoder: str, seed: int = 5) -> TimedModel:
             value.copy_(1 + 0.1 * noise)
         else:
             value.copy_(0.1 * noise)
-    dict(model.named_parameters())["head.scratch.output_conv2.2.bias"].fill_(
-        2.0
-    )  # above zero everywhere, or the last ReLU hides errors
+    # Above zero everywhere, or the last ReLU hides errors.
+    dict(model.named_parameters())["head.scratch.output_conv2.2.bias"].fill_(2.0)
     return model.requires_grad_(False).eval()
 
 
@@ -155,9 +161,9 @@ def plain_video_depth(model: VideoDepthAnything, frames: list[NDArray[np.uint8]]
     return np.stack(out[:count])
 
 
-def measure(run, model: TimedModel) -> tuple[dict[str, float], NDArray[np.float32]]:
-    """Two runs of `run()`, which gives the maps; figures of the second."""
-    run()
+def measure(run, warm, model: TimedModel) -> tuple[dict[str, float], NDArray[np.float32]]:
+    """Figures of `run()`, which gives the maps, after `warm()`."""
+    warm()
     model.spans.clear()
     torch.cuda.synchronize()
     torch.cuda.empty_cache()
@@ -209,6 +215,33 @@ def preprocessing_check(frames: list[NDArray[np.uint8]]) -> dict[str, float]:
     gpu = prepare_on_device(torch.from_numpy(np.stack(frames[:4])).cuda(), size).cpu().numpy()
     cpu = np.stack([prepare(frame, size) for frame in frames[:4]])
     return {"largest": float(np.abs(gpu - cpu).max()), "relative": error(gpu, cpu)}
+
+
+def upsampling_check(frames: list[NDArray[np.uint8]]) -> dict[str, float]:
+    """Greatest difference between the devices, and milliseconds per frame where every pixel lies on an edge."""
+    pictures = torch.from_numpy(np.stack(frames[:8]))
+    maps = torch.rand(8, *network_size(HEIGHT, WIDTH), generator=torch.Generator().manual_seed(0))
+    cpu = upsample_to_pictures(maps[:2], pictures[:2])
+    pictures, maps = pictures.cuda(), maps.cuda()
+    gpu = upsample_to_pictures(maps, pictures)
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start.record()
+    upsample_to_pictures(maps, pictures)
+    end.record()
+    torch.cuda.synchronize()
+    return {"largest": float((gpu[:2].cpu() - cpu).abs().max()), "ms per frame": start.elapsed_time(end) / 8}
+
+
+def estimator_check(model: TimedModel, frames: list[NDArray[np.uint8]]) -> dict[str, float]:
+    """Two shots in float32 with a small network input: maps of the GPU against those of the CPU."""
+    on_cpu = VideoDepthAnything(model.encoder).requires_grad_(False)
+    on_cpu.load_state_dict(model.state_dict())
+    shots = [0] * 34 + [1] * 6
+    gpu, cpu = (
+        np.stack(list(VideoDepthAnythingEstimator(m, d, precision="fp32", input_size=140).estimate(frames[:40], shots)))
+        for m, d in ((model, "cuda"), (on_cpu, "cpu"))
+    )
+    return {"largest": float(np.abs(gpu - cpu).max()), "mean": float(np.abs(gpu - cpu).mean())}
 
 
 def profile_parts(model: VideoDepthAnything, folder: Path) -> dict[str, float]:
@@ -289,15 +322,28 @@ def bench_encoder(encoder: str, frames: list[NDArray[np.uint8]], profile_folder:
         f"{encoder}: float32 maps {truth.min():.3g} .. {truth.max():.3g}, {time.perf_counter() - began:.0f} s",
         flush=True,
     )
+    if encoder == "vits":
+        results["estimator, GPU against CPU"] = estimator_check(model, frames)
+        print("estimator in float32, GPU against CPU:", results["estimator, GPU against CPU"], flush=True)
     with mock.patch.object(F, "scaled_dot_product_attention", full_attention):
-        results["plain"], maps = measure(lambda: plain_video_depth(model, frames), model)
+        results["plain"], maps = measure(
+            lambda: plain_video_depth(model, frames), lambda: plain_video_depth(model, frames[:32]), model
+        )
     results["plain"]["error"] = error(maps, truth)
     model.half()
     torch.cuda.empty_cache()
-    results["ours"], maps = measure(lambda: collected(infer_video_depth(model, iter(frames))), model)
+
+    def ours() -> NDArray[np.float32]:
+        return collected(infer_video_depth(model, iter(frames)))
+
+    results["ours"], maps = measure(ours, ours, model)
     results["ours"]["error"] = error(maps, truth)
     estimator = VideoDepthAnythingEstimator(model, "cuda")
-    results["estimator"], maps = measure(lambda: collected(estimator.estimate(frames, [0] * FRAMES)), model)
+
+    def estimated() -> NDArray[np.float32]:
+        return collected(estimator.estimate(frames, [0] * FRAMES))
+
+    results["estimator"], maps = measure(estimated, estimated, model)
     assert np.isfinite(maps).all() and maps.min() >= 0 and maps.max() <= 1
     if encoder == "vits":
         results["out of memory"] = out_of_memory_check(model, frames)
@@ -314,22 +360,26 @@ def main() -> None:
     parser.add_argument("--encoders", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--profile", action="store_true", help="also time the parts and variants of them")
     options = parser.parse_args()
+    began = time.perf_counter()
     frames = generated_clip()
     report: dict[str, Any] = {
         "gpu": torch.cuda.get_device_name(),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "clip": f"{FRAMES} frames {WIDTH}x{HEIGHT}",
-        "preprocessing GPU against CPU": preprocessing_check(frames),
+        "preprocessing, GPU against CPU": preprocessing_check(frames),
+        "upsampling, GPU against CPU": upsampling_check(frames),
         "encoders": {},
     }
-    print("preprocessing, GPU against OpenCV:", report["preprocessing GPU against CPU"], flush=True)
+    for part in ("preprocessing", "upsampling"):
+        print(f"{part}, GPU against CPU:", report[f"{part}, GPU against CPU"], flush=True)
     for encoder in options.encoders:
         report["encoders"][encoder] = bench_encoder(encoder, frames, options.out.parent if options.profile else None)
         torch.cuda.empty_cache()
+        report["seconds"] = time.perf_counter() - began
         options.out.write_text(json.dumps(report, indent=1))
 
-    print(f"\n{report['gpu']}, torch {report['torch']}, {report['clip']}, float16")
+    print(f"\n{report['gpu']}, torch {report['torch']}, {report['clip']}, float16, {report['seconds']:.0f} s in all")
     print(f"{'encoder':8s} {'way':10s} {'fps':>8s} {'network ms':>11s} {'peak GB':>8s} {'error':>9s}")
     for encoder, results in report["encoders"].items():
         for way in ("plain", "ours", "estimator"):

@@ -26,6 +26,7 @@ _HOMES = {
     "load_video_depth_anything": "loading",
     "infer_video_depth": "inference",
     "VideoDepthAnythingEstimator": "estimator",
+    "state_shapes": "model",
 }
 
 __all__ = list(_HOMES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,8 +18,8 @@ from bokeh_assets.depth.video_depth_anything.inference import infer_network_maps
 from bokeh_assets.depth.video_depth_anything.loading import load_video_depth_anything
 from bokeh_assets.depth.video_depth_anything.model import VideoDepthAnything
 from bokeh_assets.depth.video_depth_anything.prefetch import FrameSpan, read_ahead
-from bokeh_assets.depth.video_depth_anything.runner import Picture, resolve_precision, to_host
-from bokeh_assets.depth.video_depth_anything.upsampling import upsample_to_picture
+from bokeh_assets.depth.video_depth_anything.runner import Picture, resolve_precision, to_device, to_host
+from bokeh_assets.depth.video_depth_anything.upsampling import upsample_to_pictures
 from bokeh_assets.devices import pick_device
 from bokeh_assets.errors import InputError
 from bokeh_assets.media.frames import spooled
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 NEAREST_METRES = 0.05  # what is nearer counts as this near, so that a depth of 0 stays a number
 LOW, HIGH = 0.01, 0.99  # share of the pixels of one frame beyond its own limits
 ODD_FRAMES = 0.02  # share of the frames of a shot, at either end, that do not set its limits
+PIXELS_AT_ONCE = 1 << 22  # pixels of pictures whose maps are made at a time: eight of 960x540, one of 4K
 
 
 class VideoDepthAnythingEstimator:
@@ -93,34 +95,42 @@ class VideoDepthAnythingEstimator:
                     yield disparity
 
     def _shot(self, frames: FrameSpan) -> Iterator[torch.Tensor]:
-        """Maps (1, H, W) of one shot, on the model's device."""
+        """Maps (K, H, W) of one shot, some at a time, on the model's device."""
         device = self.model.device
         with tempfile.TemporaryFile(dir=self._spool_folder, prefix="bokeh_depth_") as file:
             spool = _MapSpool(file)
             limits = _Limits()
-            for raw in infer_network_maps(self.model, frames, self._input_size, self._precision, note=self._take_note):
-                near = np.reciprocal(np.maximum(raw, np.float32(NEAREST_METRES))) if self.model.metric else raw
-                limits.add(near)
-                spool.write(near)
+            for stored in to_host(map(spool.packed, self._first_pass(frames, limits))):
+                spool.write(stored)
             low, high = limits.settle()
+            spool.rewind()
+            height, width, _ = frames[0].shape
+            at_once = max(1, PIXELS_AT_ONCE // (height * width))
             ahead = read_ahead(frames)
             try:
-                for raw, frame in zip(spool.read(), ahead, strict=True):
-                    disparity = torch.from_numpy(normalised(raw, low, high)).to(device)
-                    yield upsample_to_picture(disparity, torch.from_numpy(frame).to(device)).unsqueeze(0)
+                while part := list(itertools.islice(ahead, at_once)):
+                    maps = spool.unpacked(to_device(spool.read(len(part)), device))
+                    yield upsample_to_pictures(normalised(maps, low, high), to_device(np.stack(part), device))
             finally:
                 ahead.close()
+
+    def _first_pass(self, frames: FrameSpan, limits: _Limits) -> Iterator[torch.Tensor]:
+        """Disparity without a scale, larger nearer, at the network's size: (K, rows, columns) at a time."""
+        for raw in infer_network_maps(self.model, frames, self._input_size, self._precision, note=self._take_note):
+            near = 1 / raw.clamp(min=NEAREST_METRES) if self.model.metric else raw
+            limits.add(near)
+            yield near
 
     def _take_note(self, line: str) -> None:
         log.warning(line)
         self.notes.append(line)
 
 
-def normalised(disparity: NDArray[np.float32], low: float, high: float) -> NDArray[np.float32]:
+def normalised(disparity: torch.Tensor, low: float, high: float) -> torch.Tensor:
     """`low` to 0, `high` to 1, clipped; 0.5 everywhere if there is nothing between them."""
     if high - low <= 1e-6 * abs(high):
-        return np.full_like(disparity, 0.5)
-    return np.clip((disparity - np.float32(low)) / np.float32(high - low), 0, 1)
+        return torch.full_like(disparity, 0.5)
+    return ((disparity - low) / (high - low)).clamp(0, 1)
 
 
 class _Limits:
@@ -132,47 +142,60 @@ class _Limits:
     """
 
     def __init__(self) -> None:
-        self._low: list[float] = []
-        self._high: list[float] = []
+        self._found: list[torch.Tensor] = []
 
-    def add(self, disparity: NDArray[np.float32]) -> None:
+    def add(self, maps: torch.Tensor) -> None:
+        """(K, rows, columns); does not wait for a GPU."""
         # A fixed subset of the pixels: a few thousand tell these quantiles to well under 1 % of the range.
-        step = max(1, round((disparity.size / 30000) ** 0.5))
-        low, high = np.quantile(disparity[::step, ::step], (LOW, HIGH))
-        self._low.append(float(low))
-        self._high.append(float(high))
+        step = max(1, round((maps[0].numel() / 30000) ** 0.5))
+        shares = torch.tensor([LOW, HIGH], dtype=maps.dtype, device=maps.device)
+        self._found.append(torch.quantile(maps[:, ::step, ::step].flatten(1), shares, dim=1))
 
     def settle(self) -> tuple[float, float]:
-        low = np.quantile(self._low, ODD_FRAMES, method="lower")
-        high = np.quantile(self._high, 1 - ODD_FRAMES, method="higher")
+        lows, highs = torch.cat(self._found, dim=1).cpu().numpy()
+        low = np.quantile(lows, ODD_FRAMES, method="lower")
+        high = np.quantile(highs, 1 - ODD_FRAMES, method="higher")
         return float(low), float(high)
 
 
 class _MapSpool:
-    """Maps in a file, as float16 multiples of the first map's largest value (11 bits each, where 8 are needed)."""
+    """Maps in a file, as float16: differences from the least value of the first window, in units of its range.
+
+    So 11 bits, where 8 are needed, tell differences of depth also in a shot that has no far ground. A first window
+    that is flat does no harm, as float16 keeps its 11 bits over nine orders of magnitude.
+
+    Packing and unpacking are done where the maps are, which on a GPU halves what is copied.
+    """
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self._shape: tuple[int, ...] = ()
-        self._unit = np.float32(0)
-        self._count = 0
+        self._least = self._unit = torch.empty(0)
 
-    def write(self, values: NDArray[np.float32]) -> None:
-        if not self._unit:
-            self._shape = values.shape
-            self._unit = max(values.max(), np.float32(1e-12))
-        largest = np.finfo(np.float16).max
-        self._file.write(np.clip(values / self._unit, -largest, largest).astype(np.float16).tobytes())
-        self._count += 1
+    def packed(self, maps: torch.Tensor) -> torch.Tensor:
+        if not self._shape:
+            self._shape = tuple(maps.shape[1:])
+            self._least, largest = torch.aminmax(maps)
+            self._unit = torch.maximum(largest - self._least, 1e-3 * largest).clamp(min=1e-12)
+        bound = torch.finfo(torch.float16).max
+        return ((maps - self._least) / self._unit).clamp(-bound, bound).half()
 
-    def read(self) -> Iterator[NDArray[np.float32]]:
+    def unpacked(self, stored: torch.Tensor) -> torch.Tensor:
+        return stored.float() * self._unit + self._least
+
+    def write(self, stored: NDArray[np.float16]) -> None:
+        self._file.write(stored.data)
+
+    def rewind(self) -> None:
         self._file.flush()
         self._file.seek(0)
-        stored = np.empty(self._shape, np.float16)
-        for _ in range(self._count):
-            if self._file.readinto(stored.data) != stored.nbytes:  # type: ignore[attr-defined]
-                raise OSError("the temporary file of depth maps was cut short")
-            yield stored.astype(np.float32) * self._unit
+
+    def read(self, count: int) -> NDArray[np.float16]:
+        """The next maps (count, rows, columns)."""
+        stored = np.empty((count, *self._shape), np.float16)
+        if self._file.readinto(stored.data) != stored.nbytes:  # type: ignore[attr-defined]
+            raise OSError("the temporary file of depth maps was cut short")
+        return stored
 
 
 def _spans(shots: Sequence[int]) -> Iterator[range]:

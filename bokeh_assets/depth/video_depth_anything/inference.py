@@ -85,9 +85,13 @@ def infer_network_maps(
     shots: Sequence[int] | None = None,
     *,
     note: Note = log.warning,
-) -> Iterator[NDArray[np.float32]]:
-    """What `infer_video_depth(exact=False)` gives, left at the network's size: float32 (rows, columns)."""
-    return to_host(_final_maps(model, frames, input_size, precision, False, shots, note, enlarge=False))
+) -> Iterator[Tensor]:
+    """What `infer_video_depth(exact=False)` gives, left at the network's size and on the model's device.
+
+    Yields:
+        float32 (K, rows, columns), a window's worth of maps at a time. Never waits for the GPU.
+    """
+    return _final_maps(model, frames, input_size, precision, False, shots, note, enlarge=False)
 
 
 def _final_maps(

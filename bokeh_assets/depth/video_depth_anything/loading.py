@@ -9,7 +9,7 @@ from zipfile import BadZipFile
 
 import torch
 
-from bokeh_assets.depth.video_depth_anything.model import VARIANTS, VideoDepthAnything
+from bokeh_assets.depth.video_depth_anything.model import VARIANTS, VideoDepthAnything, state_shapes
 from bokeh_assets.errors import InputError
 
 
@@ -51,15 +51,15 @@ def load_video_depth_anything(
         raise InputError(f"{path} is a checkpoint of another model; give an official Video-Depth-Anything one")
     if metric is None:
         metric = path.name.startswith("metric")
-    with torch.device("meta"):
-        model = VideoDepthAnything(encoder, metric=metric)
-    wanted = {key: value.shape for key, value in model.state_dict().items()}
-    found = {key: value.shape for key, value in state.items()}
+    wanted = state_shapes(encoder)
+    found = {key: tuple(value.shape) for key, value in state.items()}
     wrong = sorted(key for key in wanted.keys() | found.keys() if wanted.get(key) != found.get(key))
     if wrong:
         raise InputError(
             f"{path} is no official {encoder} checkpoint: {len(wrong)} tensors are missing, unknown or of another "
             f"shape, the first is {wrong[0]}; download it again"
         )
+    with torch.device("meta"):
+        model = VideoDepthAnything(encoder, metric=metric)
     model.load_state_dict(state, assign=True)
     return model.to(device=device, dtype=precision).requires_grad_(False).eval()

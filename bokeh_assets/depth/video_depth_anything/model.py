@@ -91,3 +91,13 @@ class VideoDepthAnything(nn.Module):
     def forward(self, clips: Tensor) -> Tensor:
         """Maps of whole windows at once, as in training: (B, T, 3, H, W), T <= 32 -> float32 (B, T, H, W)."""
         return torch.stack([self.depth(self.pyramid(clip)) for clip in clips])
+
+
+def state_shapes(encoder: str) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor of an official checkpoint, relative or metric; takes no memory.
+
+    Raises:
+        InputError: no such encoder.
+    """
+    with torch.device("meta"):
+        return {key: tuple(value.shape) for key, value in VideoDepthAnything(encoder).state_dict().items()}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -51,6 +51,10 @@ class WindowRunner:
 
     Where memory runs out, the portions in work at a time are halved, for good, and the work is done again.
     Results do not depend on the portions.
+
+    The network is not compiled: on an H200 that takes 14 to 21 s and then saves 0.2 (vits) to 0.4 ms (vitl) per
+    frame, so it would pay after some 50,000 frames. Nor is a kernel of attention chosen: PyTorch's own choice was
+    never slower than any forced one (see `benchmarks/vda_gpu.py --profile`).
 
     Args:
         model: the network, on its device; a converted copy is made if its weights are not of `dtype`.
@@ -141,8 +145,14 @@ def true_float32(model: VideoDepthAnything) -> AbstractContextManager[object]:
     return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=False, allow_tf32=False)
 
 
-def to_host(batches: Iterator[Tensor]) -> Iterator[NDArray[np.float32]]:
-    """Maps one by one as arrays of their own.
+def to_device(values: NDArray[Any], device: torch.device) -> Tensor:
+    """A copy on a device; to a GPU it is on its way when this returns, through page-locked memory."""
+    tensor = torch.from_numpy(values)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def to_host(batches: Iterable[Tensor]) -> Iterator[NDArray[Any]]:
+    """Maps one by one as arrays of their own, from batches of one dtype.
 
     From a GPU they are copied beside the computation: a batch is handed out once the next one is under way.
     """
@@ -153,7 +163,7 @@ def to_host(batches: Iterator[Tensor]) -> Iterator[NDArray[np.float32]]:
             yield from (each.numpy() for each in batch.unbind())
             continue
         if buffers[0].numel() < batch.numel():
-            buffers[0] = torch.empty(batch.numel(), dtype=torch.float32, pin_memory=True)
+            buffers[0] = torch.empty(batch.numel(), dtype=batch.dtype, pin_memory=True)
         target = buffers[0][: batch.numel()].view(batch.shape)
         target.copy_(batch, non_blocking=True)
         event = torch.cuda.Event()
@@ -166,7 +176,7 @@ def to_host(batches: Iterator[Tensor]) -> Iterator[NDArray[np.float32]]:
         yield from _arrived(*waiting)
 
 
-def _arrived(maps: Tensor, event: torch.cuda.Event) -> Iterator[NDArray[np.float32]]:
+def _arrived(maps: Tensor, event: torch.cuda.Event) -> Iterator[NDArray[Any]]:
     event.synchronize()
     for each in maps:
         yield each.numpy().copy()

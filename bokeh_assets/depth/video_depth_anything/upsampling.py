@@ -18,62 +18,85 @@ UNSURE = 0.015  # disparity range between neighbours at which a map pixel counts
 SMOOTH, EDGE = 0.02, 0.06  # disparity range within the radius: below, bilinear; above, joint bilateral
 FLOOR = 1e-4  # least weight of colour: where no colour nearby fits, distance decides
 
+# Places worked on at once: what fits a processor's cache, or fills a GPU (with about 100 MB of its memory).
+PLACES_ON_CPU = 1 << 14
+PLACES_ON_GPU = 1 << 19
 
-def upsample_to_picture(disparity: Tensor, picture: Tensor) -> Tensor:
-    """A map that follows the picture's edges.
+
+@torch.inference_mode()
+def upsample_to_pictures(disparity: Tensor, pictures: Tensor) -> Tensor:
+    """Maps that follow the edges of their pictures.
 
     Args:
-        disparity: float32 (h, w), 0..1.
-        picture: uint8 (H, W, 3), RGB, on the same device.
+        disparity: float32 (N, h, w), 0..1.
+        pictures: uint8 (N, H, W, 3), RGB, on the same device.
 
     Returns:
-        float32 (H, W), within the range of the values around each place in `disparity`.
+        float32 (N, H, W), within the range of the values around each place in `disparity`.
     """
-    rows, columns = disparity.shape
-    height, width = picture.shape[:2]
-    plain = _resize(disparity, (height, width))
-    reach = 2 * RADIUS + 1
-    jump = _local_range(disparity, reach)
-    share = ((_resize(jump, (height, width)) - SMOOTH) / (EDGE - SMOOTH)).clamp_(0, 1).flatten()
-    places = share.nonzero().squeeze(1)
+    size = (pictures.shape[1], pictures.shape[2])
+    out = _resize(disparity, size)
+    share = ((_resize(_local_range(disparity, 2 * RADIUS + 1), size) - SMOOTH) / (EDGE - SMOOTH)).clamp_(0, 1)
+    places = share.view(-1).nonzero().squeeze(1)
     if len(places) == 0:
-        return plain
-
-    colours = picture.permute(2, 0, 1).float().div_(255)
-    guide = F.interpolate(colours[None], size=(rows, columns), mode="bilinear", align_corners=False, antialias=True)[0]
+        return out
+    colours = pictures.permute(0, 3, 1, 2).float().div_(255)
+    guide = F.interpolate(colours, disparity.shape[1:], mode="bilinear", align_corners=False, antialias=True)
     sure = 1 / (1 + (_local_range(disparity, 3) / UNSURE) ** 2)
-    guide, low, sure = guide.flatten(1), disparity.flatten(), sure.flatten()
-    here = colours.flatten(1)[:, places]
-    # Where the pixels lie in the map, pixel centres on pixel centres.
-    y = (places // width + 0.5) * (rows / height) - 0.5
-    x = (places % width + 0.5) * (columns / width) - 0.5
-    middle_y, middle_x = y.round().long(), x.round().long()
-    total = torch.zeros_like(y)
-    weighted = torch.zeros_like(y)
-    for dy in range(-RADIUS, RADIUS + 1):
-        tap_y = (middle_y + dy).clamp_(0, rows - 1)
-        for dx in range(-RADIUS, RADIUS + 1):
-            tap_x = (middle_x + dx).clamp_(0, columns - 1)
-            tap = tap_y * columns + tap_x
-            near = ((tap_y - y) ** 2 + (tap_x - x) ** 2).div_(-2 * SPREAD**2).exp_()
-            alike = ((guide[:, tap] - here) ** 2).sum(0).div_(-2 * COLOUR**2).exp_().add_(FLOOR)
-            weight = near.mul_(alike).mul_(sure[tap])
+    table = torch.stack([*guide.unbind(1), disparity, sure])
+    pixels, values, shares = pictures.reshape(-1, 3), out.view(-1), share.view(-1)
+    for part in places.split(PLACES_ON_GPU if out.is_cuda else PLACES_ON_CPU):
+        here = pixels[part].T.float().div_(255)
+        along = _joint_bilateral(table, part, here, size)
+        values[part] = torch.lerp(values[part], along, shares[part])
+    return out
+
+
+def _joint_bilateral(table: Tensor, places: Tensor, here: Tensor, size: tuple[int, int]) -> Tensor:
+    """The mean of the map around some places, weighted by distance, likeness of colour, and sureness.
+
+    Args:
+        table: (5, N, h, w): red, green, blue, disparity, sureness.
+        places: (P,) numbers of pixels in (N, *size).
+        here: (3, P) their colours.
+    """
+    rows, columns = table.shape[2:]
+    number = places // (size[0] * size[1])
+    down = _taps(places // size[1] % size[0], size[0], rows)
+    across = _taps(places % size[1], size[1], columns)
+    down = [(((number * rows + index) * columns).int(), weight) for index, weight in down]
+    across = [(index.int(), weight) for index, weight in across]
+    table = table.flatten(1)
+    total = torch.zeros_like(here[0])
+    weighted = torch.zeros_like(here[0])
+    for row, near_row in down:
+        for column, near_column in across:
+            there = table.index_select(1, row + column)
+            far = (there[:3] - here).square_().sum(0)
+            weight = far.mul_(-0.5 / COLOUR**2).exp_().add_(FLOOR).mul_(near_row).mul_(near_column).mul_(there[4])
             total += weight
-            weighted += weight * low[tap]
-    out = plain.flatten()
-    out[places] = torch.lerp(out[places], weighted / total, share[places])
-    return out.view(height, width)
+            weighted.addcmul_(weight, there[3])
+    return weighted.div_(total)
+
+
+def _taps(at: Tensor, length: int, short: int) -> list[tuple[Tensor, Tensor]]:
+    """Indices of the 2 * RADIUS + 1 map pixels around pixels in one direction, and their weights by distance.
+
+    Pixel centres lie on pixel centres; beyond the border its pixels repeat.
+    """
+    place = (at + 0.5) * (short / length) - 0.5
+    middle = place.round().long()
+    taps = [(middle + offset).clamp_(0, short - 1) for offset in range(-RADIUS, RADIUS + 1)]
+    return [(tap, ((tap - place) ** 2).div_(-2 * SPREAD**2).exp_()) for tap in taps]
 
 
 def _resize(values: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear with pixel centres on pixel centres; averages where it makes smaller."""
-    smaller = size[0] < values.shape[0] or size[1] < values.shape[1]
-    resized = F.interpolate(values[None, None], size=size, mode="bilinear", align_corners=False, antialias=smaller)
-    return resized[0, 0]
+    """(N, h, w) -> (N, *size): bilinear, pixel centres on pixel centres; averages where it makes smaller."""
+    smaller = size[0] < values.shape[1] or size[1] < values.shape[2]
+    return F.interpolate(values[:, None], size, mode="bilinear", align_corners=False, antialias=smaller)[:, 0]
 
 
 def _local_range(values: Tensor, window: int) -> Tensor:
-    """Largest minus smallest value in the square window around every place."""
-    both = torch.stack([values, -values])[None]
-    high = F.max_pool2d(both, window, 1, window // 2)[0]
-    return high[0] + high[1]
+    """Largest minus smallest value in the square window around every place of (N, h, w)."""
+    both = F.max_pool2d(torch.stack([values, -values], 1), window, 1, window // 2)
+    return both.sum(1)

@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch.nn import functional as F
 
+from bokeh_assets.depth.video_depth_anything import upsampling
 from bokeh_assets.depth.video_depth_anything.estimator import VideoDepthAnythingEstimator, normalised
 from bokeh_assets.depth.video_depth_anything.inference import infer_network_maps
 from bokeh_assets.depth.video_depth_anything.loading import load_video_depth_anything
 from bokeh_assets.depth.video_depth_anything.model import VideoDepthAnything
-from bokeh_assets.depth.video_depth_anything.upsampling import upsample_to_picture
+from bokeh_assets.depth.video_depth_anything.upsampling import COLOUR, FLOOR, SPREAD, UNSURE, upsample_to_pictures
 from bokeh_assets.errors import InputError
 from bokeh_assets.media.frames import FrameFolder, write_picture
 from bokeh_assets_tests.depth.video_depth_anything.conftest import moving_picture
@@ -53,7 +55,7 @@ def test_larger_is_nearer_for_metric_models_too(
     model: VideoDepthAnything, video: Video, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(model, "metric", True)
-    raw = np.stack(list(infer_network_maps(model, video[:5], 56)))
+    raw = torch.cat(list(infer_network_maps(model, video[:5], 56))).numpy()
     maps = estimated(model, video[:5], [0] * 5)
     depth = np.stack([cv2.resize(each, (64, 48), interpolation=cv2.INTER_AREA) for each in raw])
     assert np.corrcoef(maps.ravel(), depth.ravel())[0, 1] < -0.7
@@ -70,10 +72,19 @@ def test_progress_and_shot_count(model: VideoDepthAnything, video: Video) -> Non
 
 
 def test_a_flat_shot_is_in_the_middle() -> None:
-    flat = np.full((4, 4), 3.0, np.float32)
-    np.testing.assert_array_equal(normalised(flat, 3.0, 3.0), np.full((4, 4), 0.5, np.float32))
-    scaled = normalised(np.array([[0, 2, 5, 9]], np.float32), 1.0, 5.0)
-    np.testing.assert_allclose(scaled, np.array([[0, 0.25, 1, 1]]))
+    assert torch.equal(normalised(torch.full((1, 4, 4), 3.0), 3.0, 3.0), torch.full((1, 4, 4), 0.5))
+    scaled = normalised(torch.tensor([[0.0, 2.0, 5.0, 9.0]]), 1.0, 5.0)
+    torch.testing.assert_close(scaled, torch.tensor([[0, 0.25, 1, 1]]))
+
+
+def test_the_scale_is_that_of_its_description(model: VideoDepthAnything, video: Video) -> None:
+    raw = torch.cat(list(infer_network_maps(model, video[:40], 56))).numpy()
+    low = np.sort(np.quantile(raw, 0.01, axis=(1, 2)))[0]
+    high = np.sort(np.quantile(raw, 0.99, axis=(1, 2)))[-1]  # 2 % of 40 frames is less than one
+    expected = np.clip((raw - low) / (high - low), 0, 1)
+    expected = upsample_to_pictures(torch.from_numpy(expected), torch.from_numpy(video[:40])).numpy()
+    unlike = np.abs(estimated(model, video[:40], [0] * 40) - expected)
+    assert unlike.max() < 1 / 255 and unlike.mean() < 2e-4  # what storing the maps in 16 bits costs
 
 
 # Edges
@@ -105,12 +116,16 @@ def layered_scene(seed: int, blur: float) -> tuple[Video, NDArray[np.float32], N
     return (picture.clip(0, 1) * 255).astype(np.uint8), truth, np.asarray(low, np.float32)
 
 
+def upsampled(disparity: NDArray[np.float32], picture: Video) -> NDArray[np.float32]:
+    return upsample_to_pictures(torch.from_numpy(disparity)[None], torch.from_numpy(picture)[None])[0].numpy()
+
+
 @pytest.mark.parametrize("blur", [0.5, 1.0, 1.5])
 def test_edges_follow_the_picture_better_than_bilinear(blur: float) -> None:
     ours, plain, elsewhere, plain_elsewhere = [], [], [], []
     for seed in range(4):
         picture, truth, low = layered_scene(seed, blur)
-        sharp = upsample_to_picture(torch.from_numpy(low), torch.from_numpy(picture)).numpy()
+        sharp = upsampled(low, picture)
         smooth = cv2.resize(low, truth.shape[::-1], interpolation=cv2.INTER_LINEAR)
         near = cv2.dilate(truth, np.ones((13, 13))) - cv2.erode(truth, np.ones((13, 13))) > 0.05
         ours.append(np.abs(sharp - truth)[near].mean())
@@ -123,19 +138,47 @@ def test_edges_follow_the_picture_better_than_bilinear(blur: float) -> None:
 
 
 def test_texture_never_shows_in_smooth_depth() -> None:
-    noise = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8))
-    flat = upsample_to_picture(torch.full((60, 80), 0.4), noise)
-    torch.testing.assert_close(flat, torch.full((120, 160), 0.4))
-    ramp = torch.linspace(0, 0.2, 80).expand(60, -1).contiguous()
-    up = upsample_to_picture(ramp, noise)
-    torch.testing.assert_close(up, up[:1].expand_as(up))  # the same in every row, though no row of the noise is
+    noise = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
+    flat = upsampled(np.full((60, 80), 0.4, np.float32), noise)
+    np.testing.assert_allclose(flat, 0.4, rtol=1e-5)
+    ramp = np.tile(np.linspace(0, 0.2, 80, dtype=np.float32), (60, 1))
+    up = upsampled(ramp, noise)
+    np.testing.assert_allclose(up, np.tile(up[:1], (120, 1)), atol=1e-6)  # as no row of the noise is
 
 
 def test_no_value_from_outside_the_map() -> None:
     rng = np.random.default_rng(1)
-    low = torch.from_numpy((rng.random((30, 40)) > 0.5).astype(np.float32) * 0.6 + 0.2)
-    up = upsample_to_picture(low, torch.from_numpy(rng.integers(0, 256, (90, 120, 3), dtype=np.uint8)))
+    low = (rng.random((30, 40)) > 0.5).astype(np.float32) * 0.6 + 0.2
+    up = upsampled(low, rng.integers(0, 256, (90, 120, 3), dtype=np.uint8))
     assert up.min() >= 0.2 - 1e-6 and up.max() <= 0.8 + 1e-6
+
+
+def test_upsampling_is_the_written_formula(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(2)
+    low = rng.random((2, 12, 15), dtype=np.float32)
+    pictures = rng.integers(0, 256, (2, 36, 30, 3), dtype=np.uint8)
+    up = upsample_to_pictures(torch.from_numpy(low), torch.from_numpy(pictures)).numpy()
+    small = F.interpolate(
+        torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255, (12, 15), mode="bilinear", antialias=True
+    ).numpy()
+    for number, y, x in [(0, 0, 0), (1, 0, 29), (0, 35, 11), (1, 17, 14), (1, 35, 29)]:
+        at_y, at_x = (y + 0.5) / 3 - 0.5, (x + 0.5) / 2 - 0.5
+        total = weighted = 0.0
+        for dy in range(-3, 4):
+            for dx in range(-3, 4):
+                ty, tx = np.clip(round(at_y) + dy, 0, 11), np.clip(round(at_x) + dx, 0, 14)
+                around = low[number, max(ty - 1, 0) : ty + 2, max(tx - 1, 0) : tx + 2]
+                unlike = ((small[number, :, ty, tx] - pictures[number, y, x] / 255) ** 2).sum()
+                weight = np.exp(-((ty - at_y) ** 2 + (tx - at_x) ** 2) / (2 * SPREAD**2))
+                weight *= np.exp(-unlike / (2 * COLOUR**2)) + FLOOR
+                weight /= 1 + (np.ptp(around) / UNSURE) ** 2
+                total += weight
+                weighted += weight * low[number, ty, tx]
+        assert up[number, y, x] == pytest.approx(weighted / total, abs=1e-5)
+    monkeypatch.setattr(upsampling, "PLACES_ON_CPU", 100)
+    np.testing.assert_array_equal(
+        upsample_to_pictures(torch.from_numpy(low[1:]), torch.from_numpy(pictures[1:])).numpy()[0], up[1]
+    )
 
 
 # Checkpoints

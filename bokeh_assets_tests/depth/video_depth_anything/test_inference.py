@@ -242,7 +242,7 @@ def test_bf16_is_near_float32(model: VideoDepthAnything, video: Video) -> None:
 
 
 def test_network_maps_are_the_same_at_their_own_size(model: VideoDepthAnything, video: Video) -> None:
-    maps = np.stack(list(infer_network_maps(model, video[:34], 56)))
+    maps = torch.cat(list(infer_network_maps(model, video[:34], 56))).numpy()
     assert maps.shape == (34, *network_size(48, 64, 56))
     full = np.stack(list(infer_video_depth(model, video[:34], 56, exact=False)))
     np.testing.assert_allclose(enlarged(torch.from_numpy(maps), (48, 64)).numpy(), full, atol=1e-6)
