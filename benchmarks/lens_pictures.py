@@ -51,7 +51,7 @@ def main() -> None:
         cv2.imwrite(str(out / f"{name}.jpg"), picture[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])
     # Sharp, the usual way, ours and the exact photograph, the near object out of focus.
     scene = make_scene("lamps", 2)
-    frame, depth = scene.frame(), scene.disparity().astype(np.float32) / 255
+    frame, depth = scene.frame(), (scene.disparity() / 255).astype(np.float32)
     k = 48
     radius = k * frame.shape[1] / 1024
     usual = linear_to_srgb(mask_and_gaussian(srgb_to_linear(frame / 255), (depth - 0.1) * radius)) * 255
