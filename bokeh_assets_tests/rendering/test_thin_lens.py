@@ -101,7 +101,7 @@ def test_the_processors_path_and_the_gpus_give_one_picture(lens: Lens) -> None:
 def test_it_is_close_to_an_exact_photograph(kind: str) -> None:
     scene = make_scene(kind, 5, (96, 160))
     exact = linear_to_srgb(scene.photograph(0.5, 8.0, 256))
-    depth = scene.disparity().astype(np.float32) / 255
+    depth = (scene.disparity() / 255).astype(np.float32)
     out = ThinLensRenderer(device="cpu").picture(scene.frame(), depth, None, 0.5, 8.0 * 1024 / 160) / 255
     sharp = scene.frame() / 255
     error, before = np.mean((out - exact) ** 2), np.mean((sharp - exact) ** 2)
