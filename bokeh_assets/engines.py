@@ -137,7 +137,8 @@ def _sam2(name: str, device: str, why: str) -> Choice:
     def build() -> Segmenter:
         from bokeh_assets.segmentation.sam2 import Sam2Segmenter
 
-        return Sam2Segmenter(path, model=name.removeprefix("sam2.1_hiera_"), device=device)
+        # 8 pixels of the 256-pixel mask is what upstream fills where its CUDA extension was built.
+        return Sam2Segmenter(path, model=name.removeprefix("sam2.1_hiera_"), device=device, hole_area=8)
 
     return Choice(name, why, device, licence, build, (path,))
 

@@ -70,7 +70,7 @@ def test_the_ui_materializes_one_partition_and_shows_it(server: Server, data: Pa
     for asset in ("upload", *WHOLE_GRAPH):
         assert asset in lineage
     page = screenshot(f"{server.url}/assets/bokeh_video?partition={video.key}&view=partitions", tmp_path / "asset.png")
-    assert "data:image/jpeg;base64," in page and "thin_lens" in page
+    assert "data:image/avif;base64," in page and "thin_lens" in page
     keep = os.environ.get("BOKEH_KEEP_SCREENSHOTS")
     if keep:
         shutil.copytree(tmp_path, keep, dirs_exist_ok=True)

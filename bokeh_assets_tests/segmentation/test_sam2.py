@@ -169,12 +169,12 @@ def test_states_are_bounded(ours: Sam2Segmenter, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.slow
 def test_five_thousand_frames_in_flat_memory(tiny: Path) -> None:
     ours = Sam2Segmenter(tiny, "tiny", "cpu", image_size=64)
-    pictures = moving_square(50, 36, 64)
+    pictures = moving_square(50)
     process = psutil.Process()
     sizes = []
     stream = (pictures[i % 50] for i in range(5000))
-    for i, matte in enumerate(ours.segment(stream, [Prompt(frame=0, box=(5.0, 5.0, 40.0, 30.0))])):
-        assert matte.shape == (36, 64)
+    for i, matte in enumerate(ours.segment(stream, [BOX])):
+        assert matte.shape == (72, 128)
         if i in (500, 4999):
             gc.collect()
             sizes.append(process.memory_info().rss)
