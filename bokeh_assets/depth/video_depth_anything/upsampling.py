@@ -2,7 +2,8 @@
 
 Joint bilateral upsampling (Kopf et al., SIGGRAPH 2007) where the depth jumps, plain bilinear where it does not.
 Every value is a weighted mean of values nearby in the map: nothing outside their range can appear, and where the
-depth is smooth the picture's texture cannot show in it at all.
+depth is smooth the picture's texture cannot show in it at all. Where subject and ground share a colour, the outline
+can fray by up to `RADIUS` map pixels; a larger radius sharpens blurrier maps, and frays more.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-RADIUS = 3  # map pixels looked at in each direction: the width over which the network blurs an edge
-SPREAD = 2.0  # standard deviation of the weight of distance, map pixels
-COLOUR = 0.1  # standard deviation of the weight of colour difference (Euclidean in RGB, each 0..1)
+RADIUS = 2  # map pixels looked at in each direction: the width over which the network blurs an edge
+SPREAD = 1.5  # standard deviation of the weight of distance, map pixels
+COLOUR = 0.15  # standard deviation of the weight of colour difference (Euclidean in RGB, each 0..1)
 UNSURE = 0.015  # disparity range between neighbours at which a map pixel counts half: it lies on the blurred edge
 SMOOTH, EDGE = 0.02, 0.06  # disparity range within the radius: below, bilinear; above, joint bilateral
 FLOOR = 1e-4  # least weight of colour: where no colour nearby fits, distance decides

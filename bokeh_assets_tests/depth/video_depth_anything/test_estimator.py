@@ -16,9 +16,16 @@ from bokeh_assets.depth.video_depth_anything.estimator import VideoDepthAnything
 from bokeh_assets.depth.video_depth_anything.inference import infer_network_maps
 from bokeh_assets.depth.video_depth_anything.loading import load_video_depth_anything
 from bokeh_assets.depth.video_depth_anything.model import VideoDepthAnything
-from bokeh_assets.depth.video_depth_anything.upsampling import COLOUR, FLOOR, SPREAD, UNSURE, upsample_to_pictures
+from bokeh_assets.depth.video_depth_anything.upsampling import (
+    COLOUR,
+    FLOOR,
+    RADIUS,
+    SPREAD,
+    UNSURE,
+    upsample_to_pictures,
+)
 from bokeh_assets.errors import InputError
-from bokeh_assets.media.frames import FrameFolder, write_picture
+from bokeh_assets.media.frames import FrameFolder, MapFolder, write_picture
 from bokeh_assets_tests.depth.video_depth_anything.conftest import moving_picture
 
 Video = NDArray[np.uint8]
@@ -137,6 +144,36 @@ def test_edges_follow_the_picture_better_than_bilinear(blur: float) -> None:
     assert np.mean(elsewhere) < np.mean(plain_elsewhere) + 1e-3
 
 
+def test_outlines_on_real_footage_follow_the_subject_better_than_bilinear(shared: Path) -> None:
+    """A real map at half and quarter size; the truth is the subject's matte, which comes from another model.
+
+    Between the levels of the subject and of its surroundings, each averaged beyond 6 pixels of the outline, the
+    map should jump where the matte does.
+    """
+    folder = shared / "media/breakdance"
+    picture, truth = FrameFolder(folder / "frames")[10], MapFolder(folder / "disp")[10]
+    inside = (MapFolder(folder / "masks").raw(10) > 127).astype(np.uint8)
+
+    def level(where: NDArray[np.uint8]) -> NDArray[np.float32]:
+        weight = cv2.blur(where.astype(np.float32), (61, 61))
+        return np.where(weight > 0.1, cv2.blur(truth * where, (61, 61)) / np.maximum(weight, 0.1), np.nan)
+
+    subject = level(cv2.erode(inside, np.ones((13, 13))))
+    ground = level(1 - cv2.dilate(inside, np.ones((13, 13))))
+    band = cv2.dilate(inside, np.ones((17, 17))) > cv2.erode(inside, np.ones((17, 17)))
+    band &= np.abs(subject - ground) > 0.1  # false where a level is not known
+    assert band.sum() > 20000
+    for factor in (2, 4):
+        low = cv2.resize(truth, (truth.shape[1] // factor, truth.shape[0] // factor), interpolation=cv2.INTER_AREA)
+
+        def bleeding(full: NDArray[np.float32]) -> float:
+            share = ((full - ground)[band] / (subject - ground)[band]).clip(0, 1)
+            return float(np.abs(share - inside[band]).mean())
+
+        smooth = cv2.resize(low, truth.shape[::-1], interpolation=cv2.INTER_LINEAR)
+        assert bleeding(upsampled(low, picture)) < 0.92 * bleeding(np.asarray(smooth))
+
+
 def test_texture_never_shows_in_smooth_depth() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (120, 160, 3), dtype=np.uint8)
     flat = upsampled(np.full((60, 80), 0.4, np.float32), noise)
@@ -164,8 +201,8 @@ def test_upsampling_is_the_written_formula(monkeypatch: pytest.MonkeyPatch) -> N
     for number, y, x in [(0, 0, 0), (1, 0, 29), (0, 35, 11), (1, 17, 14), (1, 35, 29)]:
         at_y, at_x = (y + 0.5) / 3 - 0.5, (x + 0.5) / 2 - 0.5
         total = weighted = 0.0
-        for dy in range(-3, 4):
-            for dx in range(-3, 4):
+        for dy in range(-RADIUS, RADIUS + 1):
+            for dx in range(-RADIUS, RADIUS + 1):
                 ty, tx = np.clip(round(at_y) + dy, 0, 11), np.clip(round(at_x) + dx, 0, 14)
                 around = low[number, max(ty - 1, 0) : ty + 2, max(tx - 1, 0) : tx + 2]
                 unlike = ((small[number, :, ty, tx] - pictures[number, y, x] / 255) ** 2).sum()
