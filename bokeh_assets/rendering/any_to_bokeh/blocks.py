@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bokeh_assets.rendering.any_to_bokeh.norms import group_norm
+from bokeh_assets.rendering.any_to_bokeh.norms import group_norm, norm_in_parts
 
 
 def over_time(x: Tensor, frames: int) -> Tensor:
@@ -55,10 +55,7 @@ class SpatialResidual(nn.Module):
 
 
 class SpaceTimeResidual(nn.Module):
-    """A spatial residual block, then one over time, blended; as `SpatioTemporalResBlock`.
-
-    `low_memory` computes the same numbers frame by frame and then row by row.
-    """
+    """A spatial residual block, then one over time, blended; as `SpatioTemporalResBlock`."""
 
     def __init__(self, stock: Any) -> None:
         super().__init__()
@@ -73,7 +70,10 @@ class SpaceTimeResidual(nn.Module):
 
     def forward(self, x: Tensor, time: Tensor | None, frames: int) -> Tensor:
         """`x` (B*F, C, H, W), `time` (B*F, E) or None, `frames` F -> (B*F, C', H, W)."""
-        x = self.spatial_res_block(x, time)
+        return self.over_time(self.spatial_res_block(x, time), time, frames)
+
+    def over_time(self, x: Tensor, time: Tensor | None, frames: int) -> Tensor:
+        """The second half of `forward`, of the first half's result."""
         n, channels, height, width = x.shape
         block = self.temporal_res_block
         h = over_time(x, frames)
@@ -86,6 +86,27 @@ class SpaceTimeResidual(nn.Module):
         h = F.conv2d(h, time_weight(block.conv2), block.conv2.bias, padding=(1, 0))
         h = h.permute(0, 2, 3, 1).reshape(n, height, width, channels).permute(0, 3, 1, 2)
         return x + self.time_share(x.dtype) * h
+
+    def over_time_sliced(self, x: Tensor, frames: int, pixels: int) -> Tensor:
+        """`over_time` of one group without a time embedding, in place, `pixels` positions at a time.
+
+        Positions meet only in the statistics of the norms, which are summed up beforehand. Beyond `x` it needs one
+        tensor of its size.
+        """
+        block, share = self.temporal_res_block, self.time_share(x.dtype)
+        plane = over_time(x, frames)  # the memory of `x`, which is channels-last
+        middle = torch.empty_like(plane)
+        parts = [slice(at, at + pixels) for at in range(0, plane.shape[3], pixels)]
+        scale, shift = norm_in_parts(plane, block.norm1, parts)
+        for part in parts:
+            h = F.silu(plane[..., part] * scale + shift)
+            middle[..., part] = F.conv2d(h, time_weight(block.conv1), block.conv1.bias, padding=(1, 0))
+        scale, shift = norm_in_parts(middle, block.norm2, parts)
+        for part in parts:
+            h = F.silu(middle[..., part] * scale + shift)
+            plane[..., part] += share * F.conv2d(h, time_weight(block.conv2), block.conv2.bias, padding=(1, 0))
+        n, channels, height, width = x.shape
+        return plane.permute(0, 2, 3, 1).reshape(n, height, width, channels).permute(0, 3, 1, 2)
 
 
 class FeedForward(nn.Module):
@@ -144,15 +165,19 @@ class SelfAttention(nn.Module):
     def across_frames(self, x: Tensor, frames: int) -> Tensor:
         """Attention of each position to itself in the group's other frames: (B*F, tokens, C) -> the same."""
         n, tokens, channels = x.shape
-        groups = n // frames
+        parts = [t.view(n // frames, frames, tokens, self.heads, -1) for t in self.project(x)]
+        # Group by group: with two, 92160 rows of attention at the finest level pass CUDA's limit of 65535 blocks.
+        groups = [_rows_attend(*(t[g].permute(1, 2, 0, 3) for t in parts)) for g in range(n // frames)]
+        out = torch.cat([g.permute(2, 0, 1, 3).reshape(frames, tokens, channels) for g in groups])
+        return self.to_out[0](out)
 
-        def rows(t: Tensor) -> Tensor:
-            t = t.view(groups, frames, tokens, self.heads, -1).permute(0, 2, 3, 1, 4)
-            return t.reshape(groups * tokens, self.heads, frames, -1)
 
-        out = F.scaled_dot_product_attention(*(rows(t) for t in self.project(x)))
-        out = out.view(groups, tokens, self.heads, frames, -1).permute(0, 3, 1, 2, 4)
-        return self.to_out[0](out.reshape(n, tokens, channels))
+def _rows_attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention of many short sequences, (rows, heads, frames, width) each."""
+    if q.is_cuda:
+        # For 8 frames the fastest kernel that there is, which PyTorch would not choose.
+        return torch.ops.aten._scaled_dot_product_efficient_attention(q, k, v, None, False)[0]
+    return F.scaled_dot_product_attention(q, k, v)
 
 
 class TokenAttention(nn.Module):

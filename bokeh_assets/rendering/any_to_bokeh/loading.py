@@ -192,3 +192,38 @@ def fill(module: nn.Module, tensors: Iterable[tuple[str, Tensor]], *, device: to
 def count(official: Mapping[str, tuple[int, ...]]) -> int:
     """Number of parameters."""
     return sum(math.prod(shape) for shape in official.values())
+
+
+# The released sizes; what is not named here is the default of the stock networks.
+OFFICIAL_CONFIGS: dict[str, dict[str, Any]] = {
+    "unet": {"num_attention_heads": (5, 10, 20, 20)},
+    "vae": {"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2}
+    | {"down_block_types": ("DownEncoderBlock2D",) * 4},
+    "image_encoder": {
+        "hidden_size": 1280,
+        "intermediate_size": 5120,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 16,
+        "patch_size": 14,
+        "projection_dim": 1024,
+        "hidden_act": "gelu",
+    },
+}
+
+
+def official_shapes(part: str, folder: Path | None = None) -> dict[str, tuple[int, ...]]:
+    """See `any_to_bokeh.state_shapes`."""
+    # Here, because those modules import this one.
+    from bokeh_assets.rendering.any_to_bokeh.image_encoder import build_image_encoder
+    from bokeh_assets.rendering.any_to_bokeh.unet import BokehUNet
+    from bokeh_assets.rendering.any_to_bokeh.vae import BokehVAE
+
+    if part not in OFFICIAL_CONFIGS:
+        raise InputError(f"any_to_bokeh has no part {part!r}; its parts are {', '.join(OFFICIAL_CONFIGS)}")
+    config = OFFICIAL_CONFIGS[part] if folder is None else read_config(folder)
+    try:
+        if part == "image_encoder":
+            return build_image_encoder(config)[1]
+        return dict((BokehUNet(config) if part == "unet" else BokehVAE(config)).official)
+    except (TypeError, ValueError, KeyError) as error:
+        raise InputError(f"{folder}/config.json describes no {part} of any-to-bokeh: {error}") from error

@@ -33,3 +33,20 @@ def _written_out(x: Tensor, norm: nn.GroupNorm, silu: bool) -> Tensor:
     y = rows * scale[:, None] + shift[:, None]
     y = (F.silu(y) if silu else y).to(x.dtype)
     return y.view(n, height, width, channels).permute(0, 3, 1, 2)
+
+
+def norm_in_parts(x: Tensor, norm: nn.GroupNorm, parts: list[slice]) -> tuple[Tensor, Tensor]:
+    """Scale and shift (N, C, 1, 1) that are `norm` on `x` (N, C, H, W), read in parts of its last dimension."""
+    n, channels, height, width = x.shape
+    mean = torch.zeros(n, channels, dtype=torch.float64, device=x.device)
+    square = torch.zeros_like(mean)
+    for part in parts:
+        numbers = x[..., part].float()
+        mean += numbers.sum((2, 3))
+        square += (numbers * numbers).sum((2, 3))
+    mean, square = (t.view(n, norm.num_groups, -1).mean(-1) / (height * width) for t in (mean, square))
+    inverse = torch.rsqrt((square - mean * mean).clamp_min(0) + norm.eps)
+    per_group = channels // norm.num_groups
+    scale = inverse.repeat_interleave(per_group, dim=1) * norm.weight
+    shift = norm.bias - mean.repeat_interleave(per_group, dim=1) * scale
+    return scale.to(x.dtype)[..., None, None], shift.to(x.dtype)[..., None, None]

@@ -22,6 +22,7 @@ from bokeh_assets.rendering.any_to_bokeh import clip
 from bokeh_assets.rendering.any_to_bokeh.frames import Shown, checked_focus, paired_up
 from bokeh_assets.rendering.any_to_bokeh.geometry import Fit, from_canvas, keep_sharp, plan_fit, to_canvas
 from bokeh_assets.rendering.any_to_bokeh.groups import GROUP, STEP, Group, fade, groups
+from bokeh_assets.rendering.any_to_bokeh.image_encoder import load_image_encoder, place_buffers
 from bokeh_assets.rendering.any_to_bokeh.loading import checkpoint_folder, load, read_config
 from bokeh_assets.rendering.any_to_bokeh.speed import Graphed, compile_blocks
 from bokeh_assets.rendering.any_to_bokeh.unet import BokehUNet
@@ -32,6 +33,9 @@ log = logging.getLogger(__name__)
 
 PAIR_FROM = 13
 """Shots of fewer frames break the released pipeline, so there is nothing to be equal to."""
+
+VAE_BATCH = 4
+"""Pictures that the VAE encodes together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +73,7 @@ class AnyToBokeh:
         *,
         device: torch.device,
         half_k: bool = True,
-        encode_batch: int = 4,
+        encode_batch: int = 8,
         low_memory: bool = False,
     ) -> None:
         self.unet, self.vae, self.image_encoder = unet, vae, image_encoder
@@ -77,6 +81,8 @@ class AnyToBokeh:
         self.encode_batch = 1 if low_memory else encode_batch
         self.dtype = next(unet.parameters()).dtype
         vae.sliced = low_memory
+        place_buffers(image_encoder, device)  # they stay there, also when the weights wait elsewhere
+        self.compiled = False
 
     @classmethod
     def from_pretrained(
@@ -122,6 +128,7 @@ class AnyToBokeh:
         """Compiles the repeated blocks: a block is compiled once for each shape it meets, not once for each place."""
         compile_blocks(self.unet)
         compile_blocks(self.vae)
+        self.compiled = True
 
     def record_graphs(self) -> None:
         """Has CUDA replay the UNet's kernels; pays where the host is slow beside the GPU, and costs memory."""
@@ -232,10 +239,17 @@ class AnyToBokeh:
 
     def _encode(self, pictures: Tensor, blurs: Tensor) -> tuple[Posterior, Features, Posterior]:
         kind = next(self.vae.encoder.parameters()).dtype
-        picture, features = self.vae.encode(pictures.to(kind), keep=True)
-        blur, _ = self.vae.encode(blurs.to(kind))
-        kept = tuple(f.to(self.dtype) for f in features)
-        return Posterior(*(p.to(self.dtype) for p in picture)), kept, Posterior(*(b.to(self.dtype) for b in blur))
+        count, parts = len(pictures), []
+        if self.compiled and count % VAE_BATCH:
+            # Another batch size would be compiled anew, for the last frames of a shot.
+            fill = torch.arange(count + VAE_BATCH - count % VAE_BATCH, device=pictures.device).clamp(max=count - 1)
+            pictures, blurs = pictures[fill], blurs[fill]
+        for picture, blur in zip(pictures.to(kind).split(VAE_BATCH), blurs.to(kind).split(VAE_BATCH), strict=True):
+            seen, features = self.vae.encode(picture, keep=True)
+            parts.append((*seen, *self.vae.encode(blur)[0], *features))
+        joined = [torch.cat(same)[:count].to(self.dtype) for same in zip(*parts, strict=True)]
+        mean, std, blur_mean, blur_std, *kept = joined
+        return Posterior(mean, std), tuple(kept), Posterior(blur_mean, blur_std)
 
     def denoise(self, latents: Tensor, context: Tensor, k: Tensor) -> Tensor:
         """The UNet; see `BokehUNet.forward`."""
@@ -418,28 +432,3 @@ def _dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch.dtype
     if found not in (torch.float16, torch.bfloat16, torch.float32):
         raise InputError(f"dtype {dtype} is not one of float16, bfloat16, float32")
     return found
-
-
-def load_image_encoder(folder: Path, *, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """CLIP's image encoder with its projection, strictly loaded.
-
-    Raises:
-        InputError: see `loading.load`.
-    """
-    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
-
-    config = CLIPVisionConfig(**read_config(folder))
-    with torch.device("meta"):
-        encoder = CLIPVisionModelWithProjection(config)
-    official = {key: tuple(t.shape) for key, t in encoder.state_dict().items() if "position_ids" not in key}
-    load(encoder, folder, official, device=device, dtype=dtype)
-    place_buffers(encoder, device)
-    return encoder
-
-
-def place_buffers(encoder: nn.Module, device: torch.device) -> None:
-    """Makes CLIP's table of positions, the one buffer that no checkpoint holds, after building on "meta"."""
-    for module in encoder.modules():
-        for name, buffer in list(module._buffers.items()):
-            if buffer is not None and name == "position_ids":
-                module._buffers[name] = torch.arange(buffer.shape[-1], device=device)[None]

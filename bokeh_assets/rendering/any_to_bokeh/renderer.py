@@ -51,7 +51,7 @@ class AnyToBokehRenderer:
     ) -> None:
         require_extra()
         pick_device(device)
-        self._folders = {"unet": unet, "vae": vae, "image_encoder": image_encoder}
+        self._folders: dict[str, Any] = {"unet": unet, "vae": vae, "image_encoder": image_encoder}
         self._how: dict[str, Any] = {
             "device": device,
             "dtype": dtype,

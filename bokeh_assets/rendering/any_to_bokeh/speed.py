@@ -13,16 +13,15 @@ from bokeh_assets.rendering.any_to_bokeh.fuser import SpaceTimeTransformer
 
 
 def compile_blocks(module: nn.Module, **options: Any) -> None:
-    """Compiles each residual block and transformer in place; blocks of one shape share the compiled code."""
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
-    options: dict[str, Any] = {"fullgraph": True, "dynamic": False} | options
-    inside: set[nn.Module] = set()
+    """Compiles transformers and each half of the residual blocks in place; those of one shape share the code."""
+    config = torch._dynamo.config
+    config.recompile_limit = max(config.recompile_limit, 64)
+    options = {"fullgraph": True, "dynamic": False} | options
     for sub in module.modules():
-        if isinstance(sub, (SpaceTimeResidual, SpaceTimeTransformer)):
-            inside.update(m for m in sub.modules() if m is not sub)
+        if isinstance(sub, (SpatialResidual, SpaceTimeTransformer)):
             sub.compile(**options)
-        elif isinstance(sub, SpatialResidual) and sub not in inside:
-            sub.compile(**options)
+        elif isinstance(sub, SpaceTimeResidual):
+            sub.over_time = torch.compile(sub.over_time, **options)  # type: ignore[method-assign]
 
 
 class Graphed:

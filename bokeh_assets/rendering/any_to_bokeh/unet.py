@@ -35,7 +35,7 @@ class BokehUNet(nn.Module):
             self.official = {key: tuple(t.shape) for key, t in stock.state_dict().items()}
             self._take_apart(stock)
         self.official |= {key: tuple(t.shape) for key, t in self.state_dict().items()}
-        self.conv_in_mpi = None
+        del self.conv_in_mpi
         self.graph: Callable[..., Tensor] | None = None
         """Replays `denoise`, if set; see `speed.Graphed`."""
         for module in self.modules():
@@ -47,7 +47,7 @@ class BokehUNet(nn.Module):
         self.add_width = stock.config.addition_time_embed_dim
         self.context_width = stock.config.cross_attention_dim
         self.conv_in = stock.conv_in
-        self.conv_in_mpi: nn.Module | None = nn.Conv2d(4, width, 3, padding=1)
+        self.conv_in_mpi = nn.Conv2d(4, width, 3, padding=1)
         self.time_embedding, self.add_embedding = stock.time_embedding, stock.add_embedding
         self.down_blocks, self.mid_block, self.up_blocks = stock.down_blocks, stock.mid_block, stock.up_blocks
         self.conv_norm_out, self.conv_out = stock.conv_norm_out, stock.conv_out

@@ -13,7 +13,14 @@ from bokeh_assets.rendering.any_to_bokeh.blocks import PictureAttention, SpaceTi
 from bokeh_assets.rendering.any_to_bokeh.norms import group_norm
 
 Features = tuple[Tensor, ...]
-"""What the encoder saw of a picture before each of its down blocks, finest first: (N, C, H / 2^i, W / 2^i)."""
+"""The picture, from which the finest features are made again by one convolution (they would take most of the
+memory), and what the encoder saw before each further down block: (N, C, H / 2^i, W / 2^i)."""
+
+AT_ONCE = 4 * 576 * 1024
+"""Pixels of as many frames go through a spatial block of the decoder together."""
+
+SLICE = 1 << 16
+"""Positions that a sliced block over time works on together."""
 
 
 class Posterior(NamedTuple):
@@ -42,6 +49,8 @@ class BokehVAE(nn.Module):
             for i, (seen, into) in enumerate(zip(reversed([widths[0], *widths[:-1]]), entering, strict=True), start=1):
                 setattr(self.decoder, f"skip_conv_{i}", nn.Conv2d(seen, into, 1, bias=False))
             self._take_apart()
+        self.sliced = False
+        """Decode in slices: the same numbers in half the memory, more slowly."""
         self.official = {key: tuple(t.shape) for key, t in self.state_dict().items()}
 
     def _take_apart(self) -> None:
@@ -59,10 +68,11 @@ class BokehVAE(nn.Module):
             x: (N, 3, H, W), -1 to 1.
             keep: also hand back the features that `decode` wants; else they are empty.
         """
-        x = self.encoder.conv_in(x.contiguous(memory_format=torch.channels_last))
-        seen = []
-        for block in self.encoder.down_blocks:
-            if keep:
+        x = x.contiguous(memory_format=torch.channels_last)
+        seen = [x] if keep else []
+        x = self.encoder.conv_in(x)
+        for i, block in enumerate(self.encoder.down_blocks):
+            if keep and i:
                 seen.append(x)
             for resnet in block.resnets:
                 x = resnet(x)
@@ -92,15 +102,58 @@ class BokehVAE(nn.Module):
         x = middle.resnets[0](x, None, frames)
         for attention, resnet in zip(middle.attentions, middle.resnets[1:], strict=True):
             x = resnet(attention(x), None, frames)
+        upsampler = None
         for i, block in enumerate(decoder.up_blocks):
-            skip = getattr(decoder, f"skip_conv_{i + 1}")
-            level = len(decoder.up_blocks) - 1 - i
-            for frame, seen in enumerate(features):
-                x[frame : frame + 1] += skip(seen[level].to(x))
-            for resnet in block.resnets:
-                x = resnet(x, None, frames)
-            if block.upsamplers is not None:
-                x = block.upsamplers[0](x)
-        x = decoder.conv_out(group_norm(x, decoder.conv_norm_out, silu=True))
+            for j, resnet in enumerate(block.resnets):
+                x = self._spatial(x, resnet, i, upsampler, features) if j == 0 else self._spatial(x, resnet)
+                x = self._over_time(x, resnet)
+            upsampler = None if block.upsamplers is None else block.upsamplers[0]
+        height, width = x.shape[2:]
+        x = torch.cat([self._out(part) for part in x.split(self._frames_at_once(height * width))])
         over_time = decoder.time_conv_out(x.transpose(0, 1)[None])
         return over_time[0].transpose(0, 1)
+
+    def _frames_at_once(self, pixels: int) -> int:
+        return 1 if self.sliced else max(1, AT_ONCE // pixels)
+
+    def _spatial(
+        self,
+        x: Tensor,
+        resnet: SpaceTimeResidual,
+        level: int | None = None,
+        upsampler: nn.Module | None = None,
+        features: Sequence[Features] = (),
+    ) -> Tensor:
+        """A block's spatial half; before the first block of a level, the upsampling and what the encoder saw.
+
+        A few frames at a time, because here the tensors are the largest of all.
+        """
+        pixels = x.shape[2] * x.shape[3] * (1 if upsampler is None else 4)
+        step = self._frames_at_once(pixels)
+        done = []
+        for at in range(0, len(x), step):
+            part = x[at : at + step]
+            if upsampler is not None:
+                part = upsampler(part)
+            if level is not None:
+                part = part + torch.cat([self._skip(level, seen, part) for seen in features[at : at + step]])
+            done.append(resnet.spatial_res_block(part))
+        joined = done[0] if len(done) == 1 else torch.cat(done)
+        return joined.contiguous(memory_format=torch.channels_last)
+
+    def _skip(self, level: int, seen: Features, like: Tensor) -> Tensor:
+        """What up block `level` adds of a frame."""
+        finer = len(self.decoder.up_blocks) - 1 - level
+        kept = seen[finer].to(like.device)
+        if finer == 0:
+            entrance = self.encoder.conv_in
+            kept = entrance(kept.to(entrance.weight))
+        return getattr(self.decoder, f"skip_conv_{level + 1}")(kept.to(like))
+
+    def _over_time(self, x: Tensor, resnet: SpaceTimeResidual) -> Tensor:
+        if self.sliced:
+            return resnet.over_time_sliced(x, len(x), SLICE)
+        return resnet.over_time(x, None, len(x))
+
+    def _out(self, x: Tensor) -> Tensor:
+        return self.decoder.conv_out(group_norm(x, self.decoder.conv_norm_out, silu=True))
