@@ -1,6 +1,6 @@
 """The thin-lens renderer and its peers against exact photographs.
 
-    python benchmarks/lens_truth.py [--scenes 24] [--views 512] [--cache DIR] [--out FILE] [--only ours]
+    python benchmarks/lens_truth.py [--scenes 24] [--views 512] [--cache DIR] [--out FILE] [--only ours] [--first 24]
 
 24 scenes (six kinds, four seeds, k = 12, 24, 36, 48), each focused near, in the middle and far. Every method gets
 the 8-bit centre view and the 8-bit disparity, nothing else ("+ matte": the subject's true matte as well). Figures
@@ -62,6 +62,9 @@ def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenes", type=int, default=24)
+    parser.add_argument(
+        "--first", type=int, default=0, help="number of the first scene; from 24 on others than the table's"
+    )
     parser.add_argument("--views", type=int, default=512)
     parser.add_argument("--cache", type=Path)
     parser.add_argument("--out", type=Path)
@@ -70,7 +73,7 @@ def main() -> None:
     renderer = ThinLensRenderer(device="cpu")
     figures: dict[str, list[tuple[str, str, float, float]]] = defaultdict(list)
     doubt = []
-    for number in range(options.scenes):
+    for number in range(options.first, options.first + options.scenes):
         kind, seed = KINDS[number % len(KINDS)], number // len(KINDS)
         k = STRENGTHS[(seed + number) % len(STRENGTHS)]
         scene = make_scene(kind, seed)

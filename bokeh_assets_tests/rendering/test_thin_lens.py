@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -150,3 +152,24 @@ def test_a_slope_over_a_hidden_background_shows_no_contours() -> None:
     depth[10:110, 20:180] = np.rint(np.linspace(0.45, 0.65, 160) * 255) / 255
     out = one(frame, depth, 0.5, 200)[30:90, 45:155].astype(int)
     assert np.abs(out - (200, 60, 60)).max() <= 12
+
+
+def test_frames_rendered_side_by_side_come_in_order_and_as_if_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = make_scene("layers", 2, (64, 96))
+    frames = [np.roll(scene.frame(), 5 * i, axis=1) for i in range(7)]
+    depths = [np.roll(scene.disparity() / np.float32(255), 5 * i, axis=1) for i in range(7)]
+    renderer = ThinLensRenderer(device="cpu", steady=0)
+    taken = 0
+
+    def counted() -> Iterator[np.ndarray]:
+        nonlocal taken
+        for frame in frames:
+            taken += 1
+            yield frame
+
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    together = renderer.render(counted(), depths, None, focus(0.5, 150, 7))
+    first = next(together)
+    assert taken <= 4  # looks ahead no farther than it has workers
+    alone = [renderer.picture(f, d, None, 0.5, 150) for f, d in zip(frames, depths, strict=True)]
+    assert all(np.array_equal(a, b) for a, b in zip([first, *together], alone, strict=True))

@@ -7,6 +7,7 @@ power of 2.2.
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import torch
 
@@ -36,8 +37,10 @@ def decode(frame: torch.Tensor, highlights: float = 0.0) -> torch.Tensor:
         highlights: stops by which clipped light is brightened. Where the brightest channel passes `KNEE`, all
             three are raised by one factor, so that the hue stays; everything darker is untouched.
     """
-    table = torch.from_numpy(TABLE).to(frame.device)
-    light = table[frame.permute(2, 0, 1).int()]
+    if frame.device.type == "cpu":
+        light = torch.from_numpy(np.stack([cv2.LUT(part, TABLE) for part in cv2.split(frame.numpy())]))
+    else:
+        light = torch.from_numpy(TABLE).to(frame.device)[frame.permute(2, 0, 1).int()]
     if highlights > 0:
         brightest = frame.amax(dim=2).float() / 255
         knee = ((brightest - KNEE) / (1 - KNEE)).clamp(0, 1)

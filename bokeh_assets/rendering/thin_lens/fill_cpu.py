@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 
-@njit(parallel=True, fastmath=True, cache=True)
+@njit(nogil=True, fastmath=True, cache=True)
 def push(fine, coarse):
     """Averages of four, the last channel being the weight; a cell a quarter known counts as known."""
     channels, height, width = fine.shape
-    for i in prange(coarse.shape[1]):
+    for i in range(coarse.shape[1]):
         for j in range(coarse.shape[2]):
             y1, x1 = min(2 * i + 2, height), min(2 * j + 2, width)
             share = np.float32(1.0 / ((y1 - 2 * i) * (x1 - 2 * j)))
@@ -32,14 +32,14 @@ def push(fine, coarse):
                 coarse[channel, i, j] = total * factor
 
 
-@njit(parallel=True, fastmath=True, cache=True)
+@njit(nogil=True, fastmath=True, cache=True)
 def pull(fine, coarse):
     """Adds to `fine`, in place, what it does not know, read bilinearly from `coarse`."""
     channels, height, width = fine.shape
     rows, columns = coarse.shape[1:]
     down, across = np.float32(rows / height), np.float32(columns / width)
     half, zero, one = np.float32(0.5), np.float32(0), np.float32(1)
-    for y in prange(height):
+    for y in range(height):
         v = min(max((y + half) * down - half, zero), np.float32(rows - 1))
         i = int(v)
         a = v - i

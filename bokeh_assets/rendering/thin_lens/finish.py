@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,7 @@ from bokeh_assets.rendering.thin_lens.colour import encode
 SAME = 0.3  # of 255: nearer than this to the input, the input is the answer
 
 
+@lru_cache(maxsize=4)
 def threshold(height: int, width: int, device: torch.device) -> Tensor:
     """Interleaved gradient noise 0..1 (Jimenez, SIGGRAPH 2014): fixed per pixel, so it neither flickers nor needs a
     seed."""

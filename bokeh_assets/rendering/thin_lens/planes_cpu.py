@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numba import njit, prange
+from numba import njit
 
 from bokeh_assets.rendering.thin_lens.accumulate import GAP, ROUND, kernel_for
 from bokeh_assets.rendering.thin_lens.aperture import Aperture
@@ -34,7 +34,7 @@ def taps(shape: np.ndarray, radius: float) -> tuple[np.ndarray, np.ndarray, bool
     return at.astype(np.int64), -steps[steps != 0].astype(np.float32), True
 
 
-@njit(cache=True)
+@njit(nogil=True, cache=True)
 def _extent(places, weights, low, high):
     """Least and greatest place in every block, where the surface has weight."""
     height, width = places.shape
@@ -47,13 +47,13 @@ def _extent(places, weights, low, high):
                     high[i, j] = max(high[i, j], places[y, x])
 
 
-@njit(parallel=True, fastmath=True, cache=True)
+@njit(nogil=True, fastmath=True, cache=True)
 def _content(front, alpha, front_place, back, back_weight, back_place, index, factor, n, active, small):
     """One plane, shrunk by averaging, with a border of n that repeats its outermost pixels."""
     height, width = alpha.shape
     rows, columns = small.shape[1] - 2 * n, small.shape[2] - 2 * n
     share = np.float32(1.0 / (factor * factor))
-    for i in prange(rows):
+    for i in range(rows):
         row = small[:, i + n]
         row[:, :] = 0
         for v in range(factor):
@@ -84,22 +84,27 @@ def _content(front, alpha, front_place, back, back_weight, back_place, index, fa
         small[:, n + rows + i] = small[:, n + rows - 1]
 
 
-@njit(parallel=True, fastmath=True, cache=True)
-def _running_sums(small, sums):
-    for y in prange(small.shape[1]):
-        for channel in range(4):
-            total = np.float32(0)
-            sums[channel, y, 0] = 0
-            for x in range(small.shape[2]):
-                total += small[channel, y, x]
-                sums[channel, y, x + 1] = total
+@njit(nogil=True, fastmath=True, cache=True)
+def _running_sums(small, filled, sums):
+    """Along rows; rows that hold nothing are left at the zeros they are."""
+    for y in range(small.shape[1]):
+        if not filled[y]:
+            continue
+        # Four sums side by side: one alone waits for every addition.
+        red, green, blue, cover = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
+        for x in range(small.shape[2]):
+            red += small[0, y, x]
+            green += small[1, y, x]
+            blue += small[2, y, x]
+            cover += small[3, y, x]
+            sums[0, y, x + 1], sums[1, y, x + 1], sums[2, y, x + 1], sums[3, y, x + 1] = red, green, blue, cover
 
 
-@njit(parallel=True, fastmath=True, cache=True)
-def _apply(source, at, weights, wanted, step, result):
+@njit(nogil=True, fastmath=True, cache=True)
+def _apply(source, filled, at, weights, wanted, step, result):
     """Weighted sum of shifted rows, in the wanted blocks (of `step` pixels) of the result."""
     rows, columns = result.shape[1:]
-    for i in prange(rows):
+    for i in range(rows):
         band = wanted[min(i // step, wanted.shape[0] - 1)]
         block = 0
         while block < band.shape[0]:
@@ -117,62 +122,99 @@ def _apply(source, at, weights, wanted, step, result):
                 line = result[channel, i, x0:x1]
                 line[:] = 0
                 for tap in range(at.shape[0]):
+                    if not filled[i + at[tap, 0]]:
+                        continue
                     weight = weights[tap]
                     piece = source[channel, i + at[tap, 0], x0 + at[tap, 1] : x1 + at[tap, 1]]
                     for x in range(line.shape[0]):
                         line[x] += weight * piece[x]
 
 
-@njit(parallel=True, fastmath=True, cache=True)
+@njit(nogil=True, fastmath=True, cache=True)
+def _line(plane, y, factor, line, upright):
+    """Row y of the plane at full size, grown bilinearly."""
+    rows, columns = plane.shape[1:]
+    width = line.shape[1]
+    if factor == 1:
+        line[:, :] = plane[:, y, :width]
+        return
+    half, zero, one = np.float32(0.5), np.float32(0), np.float32(1)
+    scale = one / np.float32(factor)
+    v = min(max((y + half) * scale - half, zero), np.float32(rows - 1))
+    i = int(v)
+    a = np.float32(v - i)
+    i1 = min(i + 1, rows - 1)
+    for channel in range(4):
+        for j in range(columns):
+            upright[channel, j] = plane[channel, i, j] * (one - a) + plane[channel, i1, j] * a
+        row, grown = upright[channel], line[channel]
+        # Between the middles of two small pixels lie `factor` large ones, at fixed shares.
+        start = factor // 2
+        for x in range(min(start, width)):
+            grown[x] = row[0]
+        for u in range(factor):
+            b = np.float32((u + half) * scale)
+            for j in range(columns - 1):
+                x = start + j * factor + u
+                if x < width:
+                    grown[x] = row[j] * (one - b) + row[j + 1] * b
+        for x in range(start + (columns - 1) * factor, width):
+            grown[x] = row[columns - 1]
+
+
+@njit(nogil=True, fastmath=True, cache=True)
 def _add(plane, factor, wanted, open_, base, surface, last, gap):
     """`accumulate.Stack.add` for one plane, growing it bilinearly on the way."""
     height, width = last.shape
-    rows, columns = plane.shape[1:]
-    one, zero = np.float32(1), np.float32(0)
-    for y in prange(height):
-        v = min(max((y + np.float32(0.5)) / factor - np.float32(0.5), zero), np.float32(rows - 1))
-        i = int(v)
-        a = v - i
-        i1 = min(i + 1, rows - 1)
-        for block in range(wanted.shape[1]):
-            here = wanted[y // BLOCK, block]
-            if not here and not open_[y // BLOCK, block]:
+    line = np.empty((4, width), np.float32)
+    upright = np.empty((4, plane.shape[2]), np.float32)
+    ends, kept, moved, share = np.empty((4, width), np.float32)
+    one, zero, tiny = np.float32(1), np.float32(0), np.float32(1e-6)
+    for y in range(height):
+        here, still = wanted[y // BLOCK], open_[y // BLOCK]
+        if here.any():
+            _line(plane, y, factor, line, upright)
+        elif not still.any():
+            continue
+        block = 0
+        while block < here.shape[0]:
+            if not here[block] and not still[block]:
+                block += 1
                 continue
-            for x in range(block * BLOCK, min(width, (block + 1) * BLOCK)):
-                red, green, blue, cover = zero, zero, zero, zero
-                if here:
-                    if factor == 1:
-                        red, green, blue, cover = plane[0, y, x], plane[1, y, x], plane[2, y, x], plane[3, y, x]
-                    else:
-                        u = min(max((x + np.float32(0.5)) / factor - np.float32(0.5), zero), np.float32(columns - 1))
-                        j = int(u)
-                        b = u - j
-                        j1 = min(j + 1, columns - 1)
-                        p, q, r, s = (one - a) * (one - b), (one - a) * b, a * (one - b), a * b
-                        red = plane[0, i, j] * p + plane[0, i, j1] * q + plane[0, i1, j] * r + plane[0, i1, j1] * s
-                        green = plane[1, i, j] * p + plane[1, i, j1] * q + plane[1, i1, j] * r + plane[1, i1, j1] * s
-                        blue = plane[2, i, j] * p + plane[2, i, j1] * q + plane[2, i1, j] * r + plane[2, i1, j1] * s
-                        cover = plane[3, i, j] * p + plane[3, i, j1] * q + plane[3, i1, j] * r + plane[3, i1, j1] * s
-                    cover = max(cover, zero)
-                ends = one - min(last[y, x] / max(gap * surface[3, y, x], np.float32(1e-6)), one)
-                through = one - surface[3, y, x]
-                share = min(max(one - cover, zero) / max(surface[3, y, x] * (one - ends), np.float32(1e-6)), one) * (
-                    one - ends
-                )
-                over = one / max(cover, one)
-                room = one - surface[3, y, x] * (one - ends)
-                for channel in range(4):
-                    value = red if channel == 0 else green if channel == 1 else blue if channel == 2 else cover
-                    old = surface[channel, y, x]
-                    if room > np.float32(1e-3):
-                        base[channel, y, x] = (old * ends + base[channel, y, x] * through) / room
-                    surface[channel, y, x] = old * share + max(value, zero) * over
-                last[y, x] = cover
+            first = block
+            while block < here.shape[0] and (here[block] or still[block]):
+                if not here[block]:
+                    line[:, block * BLOCK : (block + 1) * BLOCK] = zero
+                block += 1
+            x0, x1 = first * BLOCK, min(width, block * BLOCK)
+            before, solid, cover = last[y, x0:x1], surface[3, y, x0:x1], line[3, x0:x1]
+            # Loops that write one thing each: those the compiler turns into vector instructions.
+            for x in range(x1 - x0):
+                cover[x] = max(cover[x], zero)
+            for x in range(x1 - x0):
+                ends[x] = one - min(before[x] / max(gap * solid[x], tiny), one)
+            for x in range(x1 - x0):
+                room = one - solid[x] * (one - ends[x])
+                moved[x] = ends[x] / room if room > np.float32(1e-3) else zero
+            for x in range(x1 - x0):
+                room = one - solid[x] * (one - ends[x])
+                kept[x] = (one - solid[x]) / room if room > np.float32(1e-3) else one
+            for x in range(x1 - x0):
+                left = one - ends[x]
+                share[x] = min(max(one - cover[x], zero) / max(solid[x] * left, tiny), one) * left
+            for x in range(x1 - x0):
+                before[x] = cover[x]
+            for channel in range(4):
+                under, over, new = base[channel, y, x0:x1], surface[channel, y, x0:x1], line[channel, x0:x1]
+                for x in range(x1 - x0):
+                    under[x] = over[x] * moved[x] + under[x] * kept[x]
+                for x in range(x1 - x0):
+                    over[x] = over[x] * share[x] + max(new[x], zero) / max(before[x], one)
 
 
-@njit(parallel=True, fastmath=True, cache=True)
+@njit(nogil=True, fastmath=True, cache=True)
 def _finish(base, surface, light):
-    for y in prange(light.shape[1]):
+    for y in range(light.shape[1]):
         for x in range(light.shape[2]):
             through = np.float32(1) - surface[3, y, x]
             total = max(surface[3, y, x] + base[3, y, x] * through, np.float32(1e-6))
@@ -219,12 +261,13 @@ def photograph_cpu(scene: Scene, axis: Axis, aperture: Aperture = ROUND) -> torc
             # Growing from a smaller plane reaches one of its pixels farther.
             wanted = _grow(active, (n + 1) * factor)
             at, weights, running = taps(shape, radius / factor)
+            filled = small[3].any(axis=1)
             source = small
             if running:
-                source = np.empty((4, small.shape[1], small.shape[2] + 1), np.float32)
-                _running_sums(small, source)
+                source = np.zeros((4, small.shape[1], small.shape[2] + 1), np.float32)
+                _running_sums(small, filled, source)
             result = np.empty((4, small.shape[1] - 2 * n, small.shape[2] - 2 * n), np.float32)
-            _apply(source, at, weights, _grow(wanted, 1) if factor > 1 else wanted, BLOCK // factor, result)
+            _apply(source, filled, at, weights, _grow(wanted, 1) if factor > 1 else wanted, BLOCK // factor, result)
             small = result
         _add(small, np.int64(factor), wanted, open_, base, surface, last, np.float32(GAP))
         open_ = wanted

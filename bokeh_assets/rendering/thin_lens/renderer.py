@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -15,6 +17,8 @@ from bokeh_assets.rendering.base import Progress, radius_per_disparity
 from bokeh_assets.rendering.lens import Lens
 from bokeh_assets.rendering.thin_lens.picture import photograph_frame
 from bokeh_assets.rendering.thin_lens.steady import Shot, shrunk, steady
+
+IN_FLIGHT = 4  # frames rendered at a time at most: each holds some 200 bytes per pixel
 
 
 class ThinLensRenderer:
@@ -50,10 +54,35 @@ class ThinLensRenderer:
     ) -> Iterator[NDArray[np.uint8]]:
         """See `bokeh_assets.rendering.base.Renderer`."""
         shots = self._shots(frames, disparity, mattes, focus)
-        for index, shot in enumerate(steady(shots, self.steady) if self.steady else shots):
-            yield self.picture(shot.frame, shot.depth, shot.matte, shot.zf, shot.k)
+        shots = steady(shots, self.steady) if self.steady else shots
+        for index, picture in enumerate(self._pictures(shots)):
+            yield picture
             if progress is not None:
                 progress(index + 1)
+
+    def _pictures(self, shots: Iterable[Shot]) -> Iterator[NDArray[np.uint8]]:
+        """In order; on the CPU as many at a time as there are threads, because whole frames side by side lose
+        nothing to waiting for each other."""
+        workers = 1 if self.device.type != "cpu" else min(torch.get_num_threads(), IN_FLIGHT)
+        if workers == 1:
+            for shot in shots:
+                yield self._photograph(shot)
+            return
+        waiting: deque[Future[NDArray[np.uint8]]] = deque()
+        pool = ThreadPoolExecutor(workers, "lens")
+        try:
+            for shot in shots:
+                waiting.append(pool.submit(self._photograph, shot))
+                if len(waiting) > workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            # Whoever stops listening waits for the frames begun, not for those in line.
+            pool.shutdown(cancel_futures=True)
+
+    def _photograph(self, shot: Shot) -> NDArray[np.uint8]:
+        return self.picture(shot.frame, shot.depth, shot.matte, shot.zf, shot.k)
 
     def _shots(
         self,

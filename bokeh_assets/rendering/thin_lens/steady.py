@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from numba import njit
 from numpy.typing import NDArray
 
 SHRINK = 4  # change of the picture is judged on averages of this many pixels squared
@@ -41,6 +42,25 @@ def shrunk(frame: NDArray[np.uint8]) -> NDArray[np.float32]:
     return cv2.resize(frame, size, interpolation=cv2.INTER_AREA).astype(np.float32)
 
 
+@njit(nogil=True, fastmath=True, cache=True)
+def _gather(weight, total, own, other, sums):
+    """Adds another frame's depth to the sums, by how much picture and depth are as here, which `weight` becomes."""
+    scale = np.float32(1 / JUMPED)
+    for y in range(weight.shape[0]):
+        for x in range(weight.shape[1]):
+            share = weight[y, x]
+            if share < np.float32(1e-3):
+                weight[y, x] = 0
+                continue
+            jump = (other[y, x] - own[y, x]) * scale
+            # In a still part depth is often the same: no need for the exponential.
+            if jump != 0:
+                share *= np.exp(-jump * jump)
+            weight[y, x] = share
+            total[y, x] += share
+            sums[y, x] += share * other[y, x]
+
+
 def steadied(middle: Shot, others: Iterable[Shot]) -> Shot:
     """The middle frame with depth and matte averaged over time where the picture stands still."""
     height, width = middle.depth.shape
@@ -55,9 +75,7 @@ def steadied(middle: Shot, others: Iterable[Shot]) -> Shot:
         change = cv2.dilate(change, np.ones((3, 3), np.uint8))
         same = np.exp(-((change / MOVED) ** 2))
         weight = cv2.resize(same, (width, height), interpolation=cv2.INTER_LINEAR)
-        weight *= np.exp(-(((other.depth - middle.depth) / JUMPED) ** 2))
-        total += weight
-        depth += weight * other.depth
+        _gather(weight, total, middle.depth, other.depth, depth)
         if matte is not None and other.matte is not None:
             matte += weight * other.matte
     depth /= total
