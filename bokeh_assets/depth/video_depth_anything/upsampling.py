@@ -19,9 +19,8 @@ UNSURE = 0.015  # disparity range between neighbours at which a map pixel counts
 SMOOTH, EDGE = 0.02, 0.06  # disparity range within the radius: below, bilinear; above, joint bilateral
 FLOOR = 1e-4  # least weight of colour: where no colour nearby fits, distance decides
 
-# Places worked on at once: what fits a processor's cache, or fills a GPU (with about 100 MB of its memory).
-PLACES_ON_CPU = 1 << 14
-PLACES_ON_GPU = 1 << 19
+# Places worked on at once: enough that threads seldom wait for each other, and that a GPU is busy; 200 MB.
+PLACES_AT_ONCE = 1 << 20
 
 
 @torch.inference_mode()
@@ -46,7 +45,7 @@ def upsample_to_pictures(disparity: Tensor, pictures: Tensor) -> Tensor:
     sure = 1 / (1 + (_local_range(disparity, 3) / UNSURE) ** 2)
     table = torch.stack([*guide.unbind(1), disparity, sure])
     pixels, values, shares = pictures.reshape(-1, 3), out.view(-1), share.view(-1)
-    for part in places.split(PLACES_ON_GPU if out.is_cuda else PLACES_ON_CPU):
+    for part in places.split(PLACES_AT_ONCE):
         here = pixels[part].T.float().div_(255)
         along = _joint_bilateral(table, part, here, size)
         values[part] = torch.lerp(values[part], along, shares[part])

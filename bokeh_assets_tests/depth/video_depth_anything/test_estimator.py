@@ -212,7 +212,7 @@ def test_upsampling_is_the_written_formula(monkeypatch: pytest.MonkeyPatch) -> N
                 total += weight
                 weighted += weight * low[number, ty, tx]
         assert up[number, y, x] == pytest.approx(weighted / total, abs=1e-5)
-    monkeypatch.setattr(upsampling, "PLACES_ON_CPU", 100)
+    monkeypatch.setattr(upsampling, "PLACES_AT_ONCE", 100)
     np.testing.assert_array_equal(
         upsample_to_pictures(torch.from_numpy(low[1:]), torch.from_numpy(pictures[1:])).numpy()[0], up[1]
     )
