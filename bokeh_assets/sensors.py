@@ -136,7 +136,7 @@ def take(store: VideoStore, name: str, old_key: str, known: set[str]) -> tuple[s
     description="Takes new files of the uploads folder as videos and runs the whole graph on each. "
     "Files still being copied wait; the same bytes again do nothing.",
 )
-def new_uploads(context: dg.SensorEvaluationContext, store: StoreResource) -> dg.SensorResult | dg.SkipReason:
+def new_uploads(context: dg.SensorEvaluationContext, store: StoreResource) -> dg.SensorResult:
     """Looks at the uploads folder; see `decide` for the rules."""
     videos_store = store.open()
     videos_store.uploads.mkdir(parents=True, exist_ok=True)
@@ -167,12 +167,13 @@ def new_uploads(context: dg.SensorEvaluationContext, store: StoreResource) -> dg
             dg.AssetMaterialization("upload", partition=key, metadata={"path": path, "megabytes": seen.size / 1e6})
         )
 
-    context.update_cursor(json.dumps(remembered, separators=(",", ":")))
+    text = json.dumps(remembered, separators=(",", ":"))
     if not requests:
-        return dg.SkipReason(f"nothing new in {videos_store.uploads}; {len(decision.waiting)} files are waiting")
+        idle = f"nothing new in {videos_store.uploads}; {len(decision.waiting)} files are waiting"
+        return dg.SensorResult(skip_reason=idle, cursor=text)
     return dg.SensorResult(
         run_requests=requests,
         dynamic_partitions_requests=[videos.build_add_request(new_keys)] if new_keys else [],
         asset_events=events,
-        cursor=json.dumps(remembered, separators=(",", ":")),
+        cursor=text,
     )

@@ -93,9 +93,6 @@ def tick(tmp_path: Path):
             store = StoreResource(data_dir=str(tmp_path))
             context = dg.build_sensor_context(instance=instance, cursor=state["cursor"], resources={"store": store})
             result = new_uploads(context)
-            state["cursor"] = context.cursor
-            if isinstance(result, dg.SkipReason):
-                return []
             assert isinstance(result, dg.SensorResult)
             state["cursor"] = result.cursor
             for request in result.dynamic_partitions_requests or []:

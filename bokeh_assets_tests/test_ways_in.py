@@ -76,6 +76,23 @@ def test_the_ui_materializes_one_partition_and_shows_it(server: Server, data: Pa
         shutil.copytree(tmp_path, keep, dirs_exist_ok=True)
 
 
+def test_another_blur_makes_only_the_cheap_steps_and_the_render_and_the_ui_shows_the_rest_up_to_date(
+    server: Server, data: Path, clips: list[Path]
+):
+    video = VideoStore(data).register(clips[0])
+    before = {asset: video.made(asset) for asset in WHOLE_GRAPH}
+    video.settings.write_text("blur: 4\n")
+    server.materialize([video.key], ["focus_track", "render_csv", "bokeh_video"])
+    server.wait(lambda: len(server.runs(video.key)) == 2, 60, "the second run")
+    assert server.ended(video.key)["status"] == "SUCCESS"
+    again = {asset for asset in WHOLE_GRAPH if video.made(asset) != before[asset]}
+    assert again == {"focus_track", "render_csv", "bokeh_video"}
+
+    nodes = server.ask("query($p: String) { assetNodes { assetKey { path } staleStatus(partition: $p) } }", p=video.key)
+    stale = {node["assetKey"]["path"][-1]: node["staleStatus"] for node in nodes["assetNodes"]}
+    assert {asset: stale[asset] for asset in WHOLE_GRAPH} == dict.fromkeys(WHOLE_GRAPH, "FRESH")
+
+
 def test_the_sensor_waits_for_a_slow_copy_then_makes_its_bokeh_video(server: Server, data: Path, clips: list[Path]):
     uploads = data / "uploads"
     (uploads / "broken.mp4").write_bytes(os.urandom(20_000))
