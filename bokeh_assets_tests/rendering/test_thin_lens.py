@@ -154,7 +154,7 @@ def test_a_slope_over_a_hidden_background_shows_no_contours() -> None:
     assert np.abs(out - (200, 60, 60)).max() <= 12
 
 
-def test_frames_rendered_side_by_side_come_in_order_and_as_if_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frames_rendered_side_by_side_come_in_order_and_as_if_alone() -> None:
     scene = make_scene("layers", 2, (64, 96))
     frames = [np.roll(scene.frame(), 5 * i, axis=1) for i in range(7)]
     depths = [np.roll(scene.disparity() / np.float32(255), 5 * i, axis=1) for i in range(7)]
@@ -167,9 +167,15 @@ def test_frames_rendered_side_by_side_come_in_order_and_as_if_alone(monkeypatch:
             taken += 1
             yield frame
 
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    together = renderer.render(counted(), depths, None, focus(0.5, 150, 7))
-    first = next(together)
-    assert taken <= 4  # looks ahead no farther than it has workers
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        together = renderer.render(counted(), depths, None, focus(0.5, 150, 7))
+        first = next(together)
+        assert taken <= 4  # looks ahead no farther than it has workers
+        assert torch.get_num_threads() == 2  # the workers' own setting stays theirs
+        pictures = [first, *together]
+    finally:
+        torch.set_num_threads(before)
     alone = [renderer.picture(f, d, None, 0.5, 150) for f, d in zip(frames, depths, strict=True)]
-    assert all(np.array_equal(a, b) for a, b in zip([first, *together], alone, strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(pictures, alone, strict=True))

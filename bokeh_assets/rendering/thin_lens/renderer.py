@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Barrier
 
 import numpy as np
 import pandas as pd
@@ -69,8 +70,16 @@ class ThinLensRenderer:
                 yield self._photograph(shot)
             return
         waiting: deque[Future[NDArray[np.uint8]]] = deque()
-        pool = ThreadPoolExecutor(workers, "lens")
+        # Inside a frame torch's threads would only wait for each other. The setting holds for a thread that makes
+        # it and for threads yet to come, so it is taken back as soon as all workers have made it.
+        threads = torch.get_num_threads()
+        pool = ThreadPoolExecutor(workers, "lens", initializer=torch.set_num_threads, initargs=(1,))
         try:
+            ready = Barrier(workers + 1)
+            for _ in range(workers):
+                pool.submit(ready.wait)
+            ready.wait()
+            torch.set_num_threads(threads)
             for shot in shots:
                 waiting.append(pool.submit(self._photograph, shot))
                 if len(waiting) > workers:
