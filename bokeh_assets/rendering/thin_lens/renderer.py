@@ -19,7 +19,7 @@ from bokeh_assets.rendering.lens import Lens
 from bokeh_assets.rendering.thin_lens.picture import photograph_frame
 from bokeh_assets.rendering.thin_lens.steady import Shot, shrunk, steady
 
-IN_FLIGHT = 4  # frames rendered at a time at most: each holds some 200 bytes per pixel
+IN_FLIGHT = 4  # frames rendered at a time at most: each holds some 350 bytes per pixel
 
 
 class ThinLensRenderer:
