@@ -125,7 +125,13 @@ class AnyToBokeh:
         return made
 
     def compile(self) -> None:
-        """Compiles the repeated blocks: a block is compiled once for each shape it meets, not once for each place."""
+        """Compiles the repeated blocks: a block is compiled once for each shape it meets, not once for each place.
+
+        On CUDA the libraries' kernels for convolutions are chosen by trying them, in the whole process; which one is
+        fastest may change from run to run, and the last bits of the result with it.
+        """
+        if self.device.type == "cuda":
+            torch.backends.cudnn.benchmark = True
         compile_blocks(self.unet)
         compile_blocks(self.vae)
         self.compiled = True
