@@ -157,7 +157,7 @@ def test_a_slope_over_a_hidden_background_shows_no_contours() -> None:
 def test_frames_rendered_side_by_side_come_in_order_and_as_if_alone() -> None:
     scene = make_scene("layers", 2, (64, 96))
     frames = [np.roll(scene.frame(), 5 * i, axis=1) for i in range(7)]
-    depths = [np.roll(scene.disparity() / np.float32(255), 5 * i, axis=1) for i in range(7)]
+    depths = [np.roll((scene.disparity() / 255).astype(np.float32), 5 * i, axis=1) for i in range(7)]
     renderer = ThinLensRenderer(device="cpu", steady=0)
     taken = 0
 
