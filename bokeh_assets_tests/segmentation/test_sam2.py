@@ -167,6 +167,7 @@ def test_states_are_bounded(ours: Sam2Segmenter, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2400)
 def test_five_thousand_frames_in_flat_memory(tiny: Path) -> None:
     ours = Sam2Segmenter(tiny, "tiny", "cpu", image_size=64)
     pictures = moving_square(50)
