@@ -129,7 +129,7 @@ def test_one_bad_video_does_not_stop_the_others(clip: Path, data: Path, tmp_path
 def test_a_full_disk_is_said_and_nothing_half_written_stays(clip: Path, tmp_path: Path):
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(disk)], capture_output=True)
     if mounted.returncode:
         pytest.skip("may not mount a small filesystem here")
     try:
@@ -153,7 +153,9 @@ def test_the_doctor_and_the_list_of_checkpoints_say_what_is_missing(data: Path):
 
 
 def test_the_demo_ends_with_a_playable_video_and_prints_its_path(data: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("bokeh_assets.media.samples.make_sample.__kwdefaults__", {"seconds": 0.4, "size": (192, 108)})
+    samples, small = "bokeh_assets.media.samples", {"size": (192, 108)}
+    monkeypatch.setattr(f"{samples}.make_sample.__kwdefaults__", {"seconds": 0.4, "fps": 24, **small})
+    monkeypatch.setattr(f"{samples}.make_sample_mask.__kwdefaults__", small)
     result = call("demo")
     assert result.exit_code == 0, result.output
     assert probe(Path(result.output.strip().splitlines()[-1])).codec == "h264"
