@@ -14,13 +14,16 @@ def pick_device(name: str = "auto") -> torch.device:
     """The torch device for `name`: "auto" is CUDA where there is one, else the CPU.
 
     Raises:
-        InputError: a CUDA device was asked for and none is there.
+        InputError: a CUDA device was asked for and none is there, or torch knows no such device.
     """
     import torch
 
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"device {name!r} is unknown; use auto, cuda, cuda:1 or cpu") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"device {name!r} was asked for, but torch sees no NVIDIA GPU here; use auto or cpu")
     return device

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bokeh_assets import checkpoints
+from bokeh_assets.devices import pick_device
 from bokeh_assets.errors import InputError
 
 if TYPE_CHECKING:
@@ -55,21 +56,12 @@ class CannotRun(InputError):
     """An engine cannot run here; the message says what is missing and how to get it."""
 
 
-@functools.cache
-def cuda_present() -> bool:
-    """Whether torch sees an NVIDIA GPU."""
-    import torch
-
-    return torch.cuda.is_available()
-
-
 def device_name(wanted: str) -> str:
-    """ "cuda" or "cpu" for "auto", else what was asked for. Raises CannotRun for CUDA where there is none."""
-    if wanted == "auto":
-        return "cuda" if cuda_present() else "cpu"
-    if wanted.startswith("cuda") and not cuda_present():
-        raise CannotRun(f"device {wanted!r} was asked for, but torch sees no NVIDIA GPU here; use auto or cpu")
-    return wanted
+    """Name of the device that `pick_device` gives for `wanted`; raises CannotRun where it gives none."""
+    try:
+        return str(pick_device(wanted))
+    except InputError as problem:
+        raise CannotRun(str(problem)) from None
 
 
 def pick_segmenter(settings: VideoSettings, device: str = "auto") -> Choice:

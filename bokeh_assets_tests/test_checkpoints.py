@@ -418,7 +418,7 @@ def test_an_archive_put_there_by_hand_is_used_and_kept(archived: Checkpoint, ser
     assert (tmp_path / "any_to_bokeh.zip").is_file()
 
 
-@pytest.mark.parametrize("path", ["../evil", "/tmp/evil", "release/vae/../../../evil"])
+@pytest.mark.parametrize("path", ["../evil", "/elsewhere/evil", "release/vae/../../../evil"])
 def test_an_archive_cannot_write_outside(archived: Checkpoint, tmp_path: Path, path: str) -> None:
     (tmp_path / "any_to_bokeh.zip").write_bytes(packed("zip", extra=path))
     with pytest.raises(InputError, match="leads outside"):

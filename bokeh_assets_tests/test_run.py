@@ -96,6 +96,7 @@ def test_a_video_becomes_a_bokeh_video_and_a_change_makes_only_what_it_touches(c
         (["run", "CLIP", "--depth", "vitl"], "--accept-license"),
         (["run", "CLIP", "--renderer", "any_to_bokeh"], "any_to_bokeh_unet"),
         (["run", "CLIP", "--device", "cuda"], "no NVIDIA GPU"),
+        (["run", "CLIP", "--device", "gpu"], "device 'gpu' is unknown"),
         (["render", "none.csv", "--out", "out"], "none.csv"),
         (["checkpoints", "download", "sam3"], "sam3"),
     ],

@@ -128,8 +128,8 @@ def test_paths_are_relative_to_where_the_folder_will_lie(tmp_path):
     frames = make_frames(tmp_path / "video/frames", 1)
     maps = make_maps(tmp_path / "video/disparity", ["00000.png"])
     home = tmp_path / "video/render"
-    write_layout(tmp_path / "video/tmp/render", maps, frames, focus_table([8]), home=home)
-    (tmp_path / "video/tmp/render").rename(home)
+    write_layout(tmp_path / "video/unfinished/render", maps, frames, focus_table([8]), home=home)
+    (tmp_path / "video/unfinished/render").rename(home)
     assert len(read_csv(home / "render.csv")) == 1
 
 
