@@ -1,4 +1,4 @@
-"""Blur every plane and put one in front of the other, in torch: the path of GPUs, and the reference of the CPU's."""
+"""Blur every plane and put one behind the other, in torch: the path of GPUs, and the reference of the CPU's."""
 
 from __future__ import annotations
 
@@ -56,37 +56,35 @@ def blur(content: Tensor, radius: float, aperture: Aperture = ROUND) -> Tensor:
 
 
 class Stack:
-    """Planes laid over each other from far to near.
+    """Planes laid under each other from near to far.
 
-    Neighbouring planes hold parts of one surface: their coverages add. Where a plane is empty a surface ends,
-    and what comes nearer covers it. Both are decided at every pixel, softly.
+    Neighbouring planes hold parts of one surface: their coverages add, up to full coverage. Where a plane is empty
+    a surface ends, and what comes farther off is seen through what that surface left open. Both are decided at
+    every pixel, softly.
     """
 
     def __init__(self, like: Tensor) -> None:
-        self.base = torch.zeros_like(like)
-        self.surface = torch.zeros_like(like)
-        self.last = torch.zeros_like(like[:1])
-
-    def covered(self) -> Tensor:
-        """The surface in hand laid over everything behind it."""
-        return self.surface + self.base * (1 - self.surface[3:])
+        self.sum = torch.zeros_like(like)
+        self.through = torch.ones_like(like[:1])  # what the surfaces that have ended let through
+        self.surface = torch.zeros_like(like[:1])  # coverage of the surface in hand
+        self.last = torch.zeros_like(like[:1])  # and its part in the last plane
 
     def add(self, plane: Tensor) -> None:
-        ends = 1 - (self.last / (GAP * self.surface[3:]).clamp_min(1e-6)).clamp(0, 1)
-        # What ends goes behind, in such measure that the picture so far stays as it is.
-        left = self.surface * (1 - ends)
-        room = 1 - left[3:]
-        self.base = torch.where(room > 1e-3, (self.covered() - left) / room.clamp_min(1e-3), self.base)
-        self.surface = left
-        # More than full coverage: the nearer plane stays, what it covers goes.
-        share = ((1 - plane[3:]).clamp_min(0) / self.surface[3:].clamp_min(1e-6)).clamp_max(1)
-        self.surface = self.surface * share + plane / plane[3:].clamp_min(1)
-        self.last = plane[3:]
+        """Lay a plane (4, H, W) behind all that is there."""
+        coverage = plane[3:]
+        kept = self.surface * (self.last / (GAP * self.surface).clamp_min(1e-6)).clamp_max(1)
+        # What ends moves into `through`, in such measure that as much as before is still open.
+        room = 1 - kept
+        self.through = torch.where(room > 1e-3, self.through * (1 - self.surface) / room.clamp_min(1e-3), self.through)
+        # More than full coverage: the nearer stays.
+        added = torch.minimum(coverage, room)
+        self.sum += plane * (self.through * added / coverage.clamp_min(1e-6))
+        self.surface = kept + added
+        self.last = coverage
 
     def light(self) -> Tensor:
         """Linear light (3, H, W), normalised by coverage."""
-        result = self.covered()
-        return result[:3] / result[3:].clamp_min(1e-6)
+        return self.sum[:3] / self.sum[3:].clamp_min(1e-6)
 
 
 def photograph(scene: Scene, axis: Axis, aperture: Aperture = ROUND) -> Tensor:
@@ -94,7 +92,7 @@ def photograph(scene: Scene, axis: Axis, aperture: Aperture = ROUND) -> Tensor:
     low = int(torch.minimum(scene.front_place, scene.back_place).min())
     high = int(torch.ceil(torch.maximum(scene.front_place, scene.back_place).max()))
     stack: Stack | None = None
-    for index in range(low, high + 1):
+    for index in range(high, low - 1, -1):
         plane = blur(plane_content(scene, index), abs(float(axis.planes[index])), aperture)
         stack = Stack(plane) if stack is None else stack
         stack.add(plane)

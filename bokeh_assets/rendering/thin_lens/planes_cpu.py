@@ -1,4 +1,4 @@
-"""Blur every plane and put one in front of the other, on the CPU: what `accumulate` does, only where there is
+"""Blur every plane and put one behind the other, on the CPU: what `accumulate` does, only where there is
 something to do, and with sums that do not grow with the radius squared.
 
 A row of an aperture is a run of equal weights with a soft end or two. Written as differences it has only a few
@@ -18,6 +18,7 @@ from bokeh_assets.rendering.thin_lens.axis import Axis
 from bokeh_assets.rendering.thin_lens.scene import Scene
 
 BLOCK = 32  # side of the squares in which work is skipped
+CLOSED = 1e-4  # share of light still open under which nothing farther shows
 DIRECT = 2.6  # radius under which the plain sum is shorter
 
 
@@ -163,63 +164,76 @@ def _line(plane, y, factor, line, upright):
 
 
 @njit(nogil=True, fastmath=True, cache=True)
-def _add(plane, factor, wanted, open_, base, surface, last, gap):
-    """`accumulate.Stack.add` for one plane, growing it bilinearly on the way."""
+def _add(plane, factor, wanted, total, through, surface, last, rest, gap):
+    """`accumulate.Stack.add` for one plane, growing it bilinearly on the way; `rest` becomes the most that is still
+    open anywhere in a block."""
     height, width = last.shape
     line = np.empty((4, width), np.float32)
     upright = np.empty((4, plane.shape[2]), np.float32)
-    ends, kept, moved, share = np.empty((4, width), np.float32)
-    one, zero, tiny = np.float32(1), np.float32(0), np.float32(1e-6)
+    kept, share = np.empty((2, width), np.float32)
+    one, zero, tiny, least = np.float32(1), np.float32(0), np.float32(1e-6), np.float32(1e-3)
     for y in range(height):
-        here, still = wanted[y // BLOCK], open_[y // BLOCK]
-        if here.any():
-            _line(plane, y, factor, line, upright)
-        elif not still.any():
+        here, open_ = wanted[y // BLOCK], rest[y // BLOCK]
+        if not here.any():
             continue
+        if y % BLOCK == 0:
+            open_[here] = 0
+        _line(plane, y, factor, line, upright)
         block = 0
         while block < here.shape[0]:
-            if not here[block] and not still[block]:
+            if not here[block]:
                 block += 1
                 continue
             first = block
-            while block < here.shape[0] and (here[block] or still[block]):
-                if not here[block]:
-                    line[:, block * BLOCK : (block + 1) * BLOCK] = zero
+            while block < here.shape[0] and here[block]:
                 block += 1
             x0, x1 = first * BLOCK, min(width, block * BLOCK)
-            before, solid, cover = last[y, x0:x1], surface[3, y, x0:x1], line[3, x0:x1]
+            before, solid, open_before = last[y, x0:x1], surface[y, x0:x1], through[y, x0:x1]
+            cover = line[3, x0:x1]
             # Loops that write one thing each: those the compiler turns into vector instructions.
             for x in range(x1 - x0):
                 cover[x] = max(cover[x], zero)
             for x in range(x1 - x0):
-                ends[x] = one - min(before[x] / max(gap * solid[x], tiny), one)
+                kept[x] = solid[x] * min(before[x] / max(gap * solid[x], tiny), one)
             for x in range(x1 - x0):
-                room = one - solid[x] * (one - ends[x])
-                moved[x] = ends[x] / room if room > np.float32(1e-3) else zero
+                room = one - kept[x]
+                open_before[x] *= (one - solid[x]) / max(room, least) if room > least else one
             for x in range(x1 - x0):
-                room = one - solid[x] * (one - ends[x])
-                kept[x] = (one - solid[x]) / room if room > np.float32(1e-3) else one
+                share[x] = open_before[x] * min(one, (one - kept[x]) / max(cover[x], tiny))
             for x in range(x1 - x0):
-                left = one - ends[x]
-                share[x] = min(max(one - cover[x], zero) / max(solid[x] * left, tiny), one) * left
+                solid[x] = kept[x] + min(cover[x], one - kept[x])
             for x in range(x1 - x0):
                 before[x] = cover[x]
-            for channel in range(4):
-                under, over, new = base[channel, y, x0:x1], surface[channel, y, x0:x1], line[channel, x0:x1]
+            for channel in range(3):
+                light, new = total[channel, y, x0:x1], line[channel, x0:x1]
                 for x in range(x1 - x0):
-                    under[x] = over[x] * moved[x] + under[x] * kept[x]
-                for x in range(x1 - x0):
-                    over[x] = over[x] * share[x] + max(new[x], zero) / max(before[x], one)
+                    light[x] += max(new[x], zero) * share[x]
+            for x in range(x1 - x0):
+                cover[x] = open_before[x] * (one - solid[x])
+            for number in range(first, block):
+                most = open_[number]
+                for x in range(number * BLOCK - x0, min((number + 1) * BLOCK - x0, x1 - x0)):
+                    most = max(most, cover[x])
+                open_[number] = most
 
 
 @njit(nogil=True, fastmath=True, cache=True)
-def _finish(base, surface, light):
-    for y in range(light.shape[1]):
-        for x in range(light.shape[2]):
-            through = np.float32(1) - surface[3, y, x]
-            total = max(surface[3, y, x] + base[3, y, x] * through, np.float32(1e-6))
-            for channel in range(3):
-                light[channel, y, x] = (surface[channel, y, x] + base[channel, y, x] * through) / total
+def _finish(total, through, surface):
+    for y in range(surface.shape[0]):
+        for channel in range(3):
+            for x in range(surface.shape[1]):
+                covered = np.float32(1) - through[y, x] * (np.float32(1) - surface[y, x])
+                total[channel, y, x] /= max(covered, np.float32(1e-6))
+
+
+@njit(nogil=True, cache=True)
+def _empty(last, ended):
+    """Nothing of a surface in the last plane, in blocks where it has ended."""
+    for y in range(last.shape[0]):
+        band = ended[y // BLOCK]
+        for block in range(band.shape[0]):
+            if band[block]:
+                last[y, block * BLOCK : (block + 1) * BLOCK] = 0
 
 
 def _grow(active: np.ndarray, reach: int) -> np.ndarray:
@@ -242,24 +256,28 @@ def photograph_cpu(scene: Scene, axis: Axis, aperture: Aperture = ROUND) -> torc
     low, high = np.full((2, *blocks), np.inf, np.float32), np.full((2, *blocks), -np.inf, np.float32)
     _extent(parts[2], parts[1], low[0], high[0])
     _extent(parts[5], parts[4], low[1], high[1])
-    base, surface = np.zeros((2, 4, height, width), np.float32)
-    last = np.zeros((height, width), np.float32)
-    open_: np.ndarray = np.zeros(blocks, np.bool_)
-    for index in range(int(low.min()), int(np.ceil(high.max())) + 1):
+    total = np.zeros((3, height, width), np.float32)
+    surface, last = np.zeros((2, height, width), np.float32)
+    through = np.ones((height, width), np.float32)
+    rest, before = np.ones(blocks, np.float32), np.zeros(blocks, np.bool_)
+    for index in range(int(np.ceil(high.max())), int(low.min()) - 1, -1):
         active: np.ndarray = np.any((low - 1 < index) & (high + 1 > index), axis=0)
-        if not active.any() and not open_.any():
-            continue
         radius = abs(float(axis.planes[index]))
         shape, factor = kernel_for(radius, aperture)
         n = shape.shape[0] // 2
+        # Growing from a smaller plane reaches one of its pixels farther.
+        wanted = (_grow(active, (n + 1) * factor) if n else active) & (rest > CLOSED)
+        _empty(last, before & ~wanted)
+        before = wanted
+        if not wanted.any():
+            continue
+        if n:
+            active &= _grow(wanted, (n + 1) * factor)
         small = np.empty((4, -(-height // factor) + 2 * n, -(-width // factor) + 2 * n), np.float32)
         _content(
             parts[0], parts[1], parts[2], parts[3], parts[4], parts[5], np.float32(index), factor, n, active, small
         )
-        wanted = active
         if n:
-            # Growing from a smaller plane reaches one of its pixels farther.
-            wanted = _grow(active, (n + 1) * factor)
             at, weights, running = taps(shape, radius / factor)
             filled = small[3].any(axis=1)
             source = small
@@ -269,8 +287,6 @@ def photograph_cpu(scene: Scene, axis: Axis, aperture: Aperture = ROUND) -> torc
             result = np.empty((4, small.shape[1] - 2 * n, small.shape[2] - 2 * n), np.float32)
             _apply(source, filled, at, weights, _grow(wanted, 1) if factor > 1 else wanted, BLOCK // factor, result)
             small = result
-        _add(small, np.int64(factor), wanted, open_, base, surface, last, np.float32(GAP))
-        open_ = wanted
-    light = np.empty((3, height, width), np.float32)
-    _finish(base, surface, light)
-    return torch.from_numpy(light)
+        _add(small, np.int64(factor), wanted, total, through, surface, last, rest, np.float32(GAP))
+    _finish(total, through, surface)
+    return torch.from_numpy(total)

@@ -17,8 +17,9 @@ from torch.nn import functional as F
 
 from bokeh_assets.rendering.thin_lens.fill_cpu import push_pull_cpu
 
-STEP = 3.0  # planes between two neighbours from which they belong to different things
+STEP = 2.0  # planes between two neighbours from which they belong to different things
 SEEDS = 5  # pixels from an edge within which a side tells how it goes on
+SMOOTH = 1.0  # planes within the same distance up to which depth is one slope without edges
 BAND = 1  # pixels beside an edge that may be mixtures
 LINE_NOISE = 0.15  # squared distance of F and B (linear light) at which colour and outline weigh alike
 
@@ -51,6 +52,15 @@ def widest(picture: Tensor, reach: int) -> Tensor:
         return torch.from_numpy(cv2.dilate(picture.contiguous().numpy(), np.ones((size, size), np.uint8)))
     rows = F.max_pool2d(picture[None, None], (1, size), 1, (0, reach))
     return F.max_pool2d(rows, (size, 1), 1, (reach, 0))[0, 0]
+
+
+def mean(picture: Tensor, reach: int) -> Tensor:
+    """Average over the square of `reach` pixels around, (H, W)."""
+    size = 2 * reach + 1
+    if picture.device.type == "cpu":
+        blurred = cv2.blur(picture.contiguous().numpy(), (size, size), borderType=cv2.BORDER_REPLICATE)
+        return torch.from_numpy(blurred)
+    return F.avg_pool2d(F.pad(picture[None, None], (reach,) * 4, mode="replicate"), size, 1)[0, 0]
 
 
 def push_pull(values: Tensor, weight: Tensor, levels: int, reference: bool = False) -> tuple[Tensor, Tensor]:
@@ -124,6 +134,8 @@ def split(light: Tensor, place: Tensor, reach: float, matte: Tensor | None = Non
         place = align(place, matte, max(2, place.shape[1] // 480))
     place = sharpen(place)
     low, high = -widest(-place, SEEDS), widest(place, SEEDS)
+    # 8-bit depth climbs a slope in stairs, and every stair would leave a gap in the blur.
+    place = torch.where(high - low < SMOOTH, mean(place, 2), place)
     beside = (widest(place, BAND) - place > STEP) | (place + widest(-place, BAND) > STEP)
     far_side, near_side = high - place > STEP, place - low > STEP
     clean = torch.where(beside, 1e-3, 1.0)
