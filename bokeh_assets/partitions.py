@@ -48,8 +48,8 @@ def fingerprint(path: Path) -> str:
     return digest.hexdigest()
 
 
-def key_for(path: Path) -> str:
-    """Partition key of a video file: a slug of its name, then 8 hex digits of its fingerprint."""
+def key_for(path: Path, print_of_file: str | None = None, digits: int = 8) -> str:
+    """Partition key of a video file: a slug of its name, then the first hex digits of its fingerprint."""
     plain = unicodedata.normalize("NFKD", path.stem).encode("ascii", "ignore").decode().lower()
     slug = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:80].strip("-") or "video"
-    return check_key(f"{slug}-{fingerprint(path)[:8]}")
+    return check_key(f"{slug}-{(print_of_file or fingerprint(path))[:digits]}")

@@ -1,26 +1,23 @@
 """The sensor that processes new uploads: look at the inbox, decide, ask for runs.
 
-What to do is decided by `decide`, a pure function of what lies in the inbox and of the cursor. A file is taken
-once two ticks in a row have seen it unchanged, so one that is still being copied waits; its modification time is
-not trusted for that, because `mv` and `cp -p` bring old ones.
+What to do is decided by `bokeh_assets.inbox.decide`; here are the folder, the files and Dagster.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 import dagster as dg
 
 from bokeh_assets.errors import InputError
+from bokeh_assets.inbox import ASKED, TAKEN, Memory, Seen, Stamp, decide
 from bokeh_assets.jobs import process_upload
-from bokeh_assets.partitions import fingerprint, key_for, videos
+from bokeh_assets.partitions import fingerprint, videos
 from bokeh_assets.resources import StoreResource
 from bokeh_assets.store import VideoStore
 
@@ -31,64 +28,15 @@ SUFFIXES = frozenset(
 """File names a video may end in; anything else in the inbox is left alone."""
 
 MOST = 50
-"""Run requests per tick at most: a tick may take 60 seconds, and every new file is read a little."""
+"""Run requests per tick at most; the daemon makes each a run before the tick ends."""
 
-SETTLE_NS = 2_000_000_000
-
-
-class Stamp(NamedTuple):
-    """What a file looked like: size in bytes, modification time in nanoseconds."""
-
-    size: int
-    mtime_ns: int
+SECONDS = 2.5
+"""Time a tick may spend on looking into files; the rest has its turn at the next tick. Dagster allows 60."""
 
 
-class Seen(NamedTuple):
-    """What the cursor remembers of one file."""
-
-    size: int
-    mtime_ns: int
-    key: str
-    """Partition it was taken as; empty while it waits."""
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What one tick does."""
-
-    ready: list[str]
-    """Names to take now."""
-    waiting: list[str]
-    """Names seen for the first time, changed since, or over this tick's limit."""
-    cursor: dict[str, Seen]
-    """What to remember, before the names in `ready` are taken."""
-
-
-def decide(listing: Mapping[str, Stamp], cursor: Mapping[str, Seen], now_ns: int) -> Decision:
-    """Which files of the inbox to take now.
-
-    Taken: files that look as they did at the tick before, were not touched in the last two seconds, and were not
-    taken as they are; the longest-waiting names first come, `MOST` at a time. Files gone from the inbox are
-    forgotten, so the cursor is never larger than the inbox.
-    """
-    ready: list[str] = []
-    waiting: list[str] = []
-    remembered: dict[str, Seen] = {}
-    for name, stamp in sorted(listing.items()):
-        before = cursor.get(name)
-        if before is None or (before.size, before.mtime_ns) != stamp:
-            # A replaced file keeps its old key for now: a broken upload is healed under the same partition.
-            remembered[name] = Seen(*stamp, key=f"?{before.key.lstrip('?')}" if before else "?")
-            waiting.append(name)
-            continue
-        remembered[name] = before
-        if not before.key.startswith("?"):
-            continue
-        if len(ready) < MOST and not 0 <= now_ns - stamp.mtime_ns < SETTLE_NS:
-            ready.append(name)
-        else:
-            waiting.append(name)
-    return Decision(ready, waiting, remembered)
+def stamp_of(status: os.stat_result) -> Stamp:
+    """What a file looks like now."""
+    return Stamp(status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def list_inbox(folder: Path) -> dict[str, Stamp]:
@@ -107,27 +55,50 @@ def list_inbox(folder: Path) -> dict[str, Stamp]:
             except FileNotFoundError:
                 continue
             if stat.S_ISREG(status.st_mode):
-                listing[entry.name] = Stamp(status.st_size, status.st_mtime_ns)
+                listing[entry.name] = stamp_of(status)
     return listing
 
 
-def take(store: VideoStore, name: str, old_key: str, known: set[str]) -> tuple[str, bool]:
+def take(store: VideoStore, name: str, seen: Seen, dagster: Known) -> tuple[str, bool]:
     """Registers an upload; returns its partition key and whether it needs a run.
 
-    The same bytes under the same name are the same video and need nothing. Other bytes are another video, except
-    where the file before them was broken and never became one: then they take its place.
+    The same bytes are the same video and need nothing (see `VideoStore.key_of`). Other bytes are another video,
+    except where the file before them was broken and never became one: then they take its place.
+
+    Raises:
+        InputError: the file changed while it was looked at, or its settings file is wrong.
+        OSError: it cannot be read.
     """
     path = store.uploads / name
-    if old_key and old_key in known:
-        old = store.video(old_key)
-        if old.source is None and not old.upload_is(fingerprint(path)):
-            store.register(path, old_key)
-            return old_key, True
-    key = key_for(path)
-    if key in known:
-        return key, False
-    store.register(path, key)
-    return key, True
+    print_of_file = fingerprint(path)
+    if stamp_of(path.lstat()) != seen.stamp:
+        raise InputError("it changed while it was looked at")
+    if seen.key in dagster.keys:
+        old = store.video(seen.key)
+        if old.source is None and not old.upload_is(print_of_file):
+            store.register(path, seen.key, print_of_file)
+            return seen.key, True
+    video = store.register(path, store.key_of(path, print_of_file), print_of_file)
+    if video.key not in dagster.keys:
+        return video.key, True
+    started = video.source is not None or (video.folder / "made").exists()
+    return video.key, not started and not dagster.has_run({"dagster/partition": video.key})
+
+
+class Known:
+    """What Dagster has: partitions and runs."""
+
+    def __init__(self, instance: dg.DagsterInstance):
+        self._instance = instance
+
+    @cached_property
+    def keys(self) -> set[str]:
+        """All partition keys."""
+        return set(self._instance.get_dynamic_partitions(videos.name or ""))
+
+    def has_run(self, tags: Mapping[str, str]) -> bool:
+        """Whether there is a run with these tags, in whatever state."""
+        return bool(self._instance.get_run_ids(dg.RunsFilter(tags=dict(tags)), limit=1))
 
 
 @dg.sensor(
@@ -137,43 +108,57 @@ def take(store: VideoStore, name: str, old_key: str, known: set[str]) -> tuple[s
     "Files still being copied wait; the same bytes again do nothing.",
 )
 def new_uploads(context: dg.SensorEvaluationContext, store: StoreResource) -> dg.SensorResult:
-    """Looks at the uploads folder; see `decide` for the rules."""
+    """Looks at the uploads folder; see `decide` for the rules.
+
+    A run that was asked for is looked for at the next tick and asked for again where it is missing: between this
+    function and the daemon's database lies a network call, and either end may die. The run key keeps that from
+    ever making two.
+    """
+    start = time.monotonic()
     videos_store = store.open()
     videos_store.uploads.mkdir(parents=True, exist_ok=True)
-    cursor = {name: Seen(*seen) for name, seen in json.loads(context.cursor or "{}").items()}
-    decision = decide(list_inbox(videos_store.uploads), cursor, time.time_ns())
+    memory = Memory(videos_store.root / "sensor", context.cursor)
+    decision = decide(list_inbox(videos_store.uploads), memory.load(), time.time_ns())
+    seen, dagster = decision.seen, Known(context.instance)
+    requests: list[dg.RunRequest] = []
+    events: list[dg.AssetMaterialization] = []
+    new_keys: list[str] = []
+    failures: list[str] = []
 
-    known = set(context.instance.get_dynamic_partitions(videos.name or ""))
-    requests, events, new_keys = [], [], []
-    remembered = dict(decision.cursor)
-    for name in decision.ready:
-        seen = remembered[name]
+    for name in decision.asked:
+        if dagster.has_run({"dagster/run_key": seen[name].run_key()}):
+            seen[name] = seen[name]._replace(state=TAKEN)
+
+    again = [name for name in decision.asked if seen[name].state == ASKED]
+    left = [*again, *decision.ready]
+    while left and len(requests) < MOST and time.monotonic() - start < SECONDS:
+        name = left.pop(0)
         try:
-            key, needs_run = take(videos_store, name, seen.key.lstrip("?"), known)
+            key, needs_run = (seen[name].key, True) if name in again else take(videos_store, name, seen[name], dagster)
         except (OSError, InputError) as error:
-            context.log.warning(f"{name}: left for the next tick: {error}")
+            failures.append(f"{name}: {error}")
+            seen[name] = seen[name]._replace(tries=seen[name].tries + 1)
             continue
-        remembered[name] = seen._replace(key=key)
+        seen[name] = seen[name]._replace(key=key, state=ASKED if needs_run else TAKEN)
         if not needs_run:
             context.log.info(f"{name}: the same bytes were taken before, as {key}")
             continue
-        if key not in known:
-            known.add(key)
+        if key not in dagster.keys:
+            dagster.keys.add(key)
             new_keys.append(key)
-        run_key = f"{key}:{seen.size}:{seen.mtime_ns}"
-        requests.append(dg.RunRequest(run_key=run_key, partition_key=key, tags={"video": key}))
-        path = dg.MetadataValue.path(videos_store.uploads / name)
-        events.append(
-            dg.AssetMaterialization("upload", partition=key, metadata={"path": path, "megabytes": seen.size / 1e6})
-        )
+        requests.append(dg.RunRequest(run_key=seen[name].run_key(), partition_key=key, tags={"video": key}))
+        path, megabytes = dg.MetadataValue.path(videos_store.uploads / name), seen[name].stamp.size / 1e6
+        events.append(dg.AssetMaterialization("upload", partition=key, metadata={"path": path, "megabytes": megabytes}))
 
-    text = json.dumps(remembered, separators=(",", ":"))
+    if failures:
+        context.log.warning(f"{len(failures)} files are left for the next tick, such as {failures[0]}")
+    memory.save(seen)
     if not requests:
-        idle = f"nothing new in {videos_store.uploads}; {len(decision.waiting)} files are waiting"
-        return dg.SensorResult(skip_reason=idle, cursor=text)
+        idle = f"nothing new in {videos_store.uploads}; {len(left) + len(decision.waiting)} files are waiting"
+        return dg.SensorResult(skip_reason=idle, cursor=memory.cursor)
     return dg.SensorResult(
         run_requests=requests,
         dynamic_partitions_requests=[videos.build_add_request(new_keys)] if new_keys else [],
         asset_events=events,
-        cursor=text,
+        cursor=memory.cursor,
     )

@@ -35,6 +35,7 @@ class VideoFolder:
         self.render = folder / "render"
         self.render_csv = folder / "render" / "render.csv"
         self.bokeh = folder / "bokeh.mp4"
+        self.claim = folder / ".claim"
 
     @property
     def source(self) -> Path | None:
@@ -53,17 +54,28 @@ class VideoFolder:
 
     def made(self, asset: str) -> dict[str, Any] | None:
         """The record of the finished output of `asset`: its version, engine, settings; None where unfinished."""
-        path = self.folder / "made" / f"{asset}.json"
-        return json.loads(path.read_text()) if path.is_file() else None
+        return _record(self.folder / "made" / f"{asset}.json")
+
+    def cleaned(self, asset: str) -> dict[str, Any] | None:
+        """The record of an output that was finished and then cleaned away, and can be made again as it was."""
+        return _record(self.folder / "made" / f"{asset}.cleaned.json") if self.made(asset) is None else None
 
     def unmake(self, asset: str) -> None:
-        """Forgets that `asset` was finished: the first thing to do before its output is replaced."""
+        """Forgets that `asset` was finished: the last thing to do before its output is replaced."""
         remove(self.folder / "made" / f"{asset}.json")
+
+    def note_cleaned(self, asset: str) -> None:
+        """Turns the record of `asset` into one of an output that was cleaned away; before it is deleted."""
+        path = self.folder / "made" / f"{asset}.json"
+        with new_file(path.with_name(f"{asset}.cleaned.json")) as cleaned:
+            cleaned.write_bytes(path.read_bytes())
+        self.unmake(asset)
 
     def record(self, asset: str, facts: dict[str, Any]) -> None:
         """Notes that the output of `asset` stands whole, and what it was made from."""
         with new_file(self.folder / "made" / f"{asset}.json") as path:
             path.write_text(json.dumps(facts, indent=1, sort_keys=True, default=str))
+        remove(self.folder / "made" / f"{asset}.cleaned.json")
 
     def need(self, *assets: str) -> dict[str, dict[str, Any]]:
         """The records of the assets an output is made from.
@@ -74,6 +86,8 @@ class VideoFolder:
         records = {}
         for asset in assets:
             record = self.made(asset)
+            if record is None and self.cleaned(asset) is not None:
+                raise InputError(f"{self.key}: {asset} was cleaned away to save room; materialize it again first")
             if record is None:
                 raise InputError(f"{self.key}: {asset} has not been made; materialize it first")
             records[asset] = record
@@ -81,41 +95,62 @@ class VideoFolder:
 
     # The upload -------------------------------------------------------------------------------------------
 
+    def note(self) -> dict[str, str]:
+        """The `path` and `fingerprint` of the upload this video was registered from; empty where there is none."""
+        try:
+            note = json.loads(self.upload.read_text(encoding="utf-8"))
+            return {"path": str(note["path"]), "fingerprint": str(note["fingerprint"])}
+        except FileNotFoundError:
+            return {}
+        except (ValueError, TypeError, KeyError):
+            return {}  # not ours; registering writes it anew
+
+    def write_note(self, path: str, print_of_file: str) -> None:
+        """Notes which file this video comes from."""
+        with new_file(self.upload) as file:
+            file.write_text(json.dumps({"path": path, "fingerprint": print_of_file}), encoding="utf-8")
+
     def uploaded_from(self) -> Path:
         """The user's file this video was registered from.
 
         Raises:
             InputError: nobody registered one (a key typed into the UI, say), or the file is gone.
         """
-        if not self.upload.is_file():
+        note = self.note()
+        if not note:
             raise InputError(
                 f"{self.key}: no upload belongs to this partition; drop a video into the uploads folder or use "
                 "`bokeh-assets run VIDEO`"
             )
-        path = Path(json.loads(self.upload.read_text())["path"])
+        path = Path(note["path"])
         if not path.is_file():
             raise InputError(f"{path}: the upload of {self.key} is gone; put it back and run again")
         return path
 
     def upload_is(self, print_of_file: str) -> bool:
         """Whether the registered upload had this `fingerprint`."""
-        return self.upload.is_file() and json.loads(self.upload.read_text())["fingerprint"] == print_of_file
+        return self.note().get("fingerprint") == print_of_file
 
     @contextmanager
     def adopting(self) -> Iterator[Path]:
         """A private copy of the upload to make frames from; it becomes `source` if the block succeeds.
 
-        A source adopted before is used as it is. A file that turns out broken is never adopted, so a repaired
-        file under the same name heals the partition.
+        A source adopted before is used as it is, unless the upload was registered anew, with other bytes, while the
+        first was being adopted. A file that turns out broken is never adopted, so a repaired file under the same
+        name heals the partition.
         """
-        if self.source is not None:
+        note = self.note()
+        if self.source is not None and (not note or fingerprint(self.source) == note["fingerprint"]):
             yield self.source
             return
         upload = self.uploaded_from()
         suffix = upload.suffix.lower() if upload.suffix.isascii() and upload.suffix else ".video"
         with new_file(self.folder / f"source{suffix}") as copy:
             copy_file(upload, copy)
+            copied = fingerprint(copy)
             yield copy
+            if copied != note["fingerprint"] and self.note() == note:
+                self.write_note(note["path"], copied)  # replaced before its turn came: say what was taken
 
 
 class VideoStore:
@@ -135,8 +170,32 @@ class VideoStore:
         """The folder of one video. Raises InputError for a key that may not name a folder."""
         return VideoFolder(self.videos / check_key(key), key)
 
-    def register(self, path: Path, key: str | None = None) -> VideoFolder:
-        """Notes which file a video comes from; `key` is worked out from name and bytes unless given.
+    def key_of(self, path: Path, print_of_file: str) -> str:
+        """The key of the video that a file of this fingerprint is, known or new.
+
+        The same bytes are the same video under the same name, and under another name if the file of the first is
+        gone: a renamed upload. A copy beside the first is a video of its own, so that one clip can have two looks.
+        """
+        for key in self._keys_with(print_of_file):
+            before = Path(self.video(key).note()["path"])
+            if before == path.absolute() or not before.is_file():
+                return key
+        for digits in (8, 16):  # more, should two videos of one name share the first
+            key = key_for(path, print_of_file, digits)
+            if self.video(key).note().get("fingerprint", print_of_file) == print_of_file:
+                break
+        return key
+
+    def _keys_with(self, print_of_file: str) -> list[str]:
+        """Videos registered with these bytes."""
+        try:
+            keys = (self.root / "fingerprints" / print_of_file).read_text(encoding="utf-8").split()
+        except FileNotFoundError:
+            return []
+        return [key for key in keys if self.video(key).upload_is(print_of_file)]
+
+    def register(self, path: Path, key: str | None = None, print_of_file: str | None = None) -> VideoFolder:
+        """Notes which file a video comes from; key and fingerprint are worked out unless given.
 
         A settings file of the same name beside the upload becomes the video's settings, unless it has some.
 
@@ -145,9 +204,15 @@ class VideoStore:
         """
         if not path.is_file():
             raise InputError(f"{path}: no such file")
-        video = self.video(key or key_for(path))
-        with new_file(video.upload) as file:
-            file.write_text(json.dumps({"path": str(path.absolute()), "fingerprint": fingerprint(path)}))
+        print_of_file = print_of_file or fingerprint(path)
+        video = self.video(key or self.key_of(path, print_of_file))
+        note = video.note()
+        if note.get("fingerprint") != print_of_file or not Path(note["path"]).is_file():
+            video.write_note(str(path.absolute()), print_of_file)
+        keys = self._keys_with(print_of_file)
+        if video.key not in keys:
+            with new_file(self.root / "fingerprints" / print_of_file) as file:
+                file.write_text("\n".join([*keys, video.key]), encoding="utf-8")
         beside = path.with_suffix(".yaml")
         if beside.is_file() and not video.settings.exists():
             from bokeh_assets.settings import adopt_settings
@@ -175,6 +240,26 @@ def check_space(folder: Path, needed: int, what: str) -> None:
         )
 
 
-def disk_full(error: BaseException) -> bool:
-    """Whether an error says that the disk or quota is full."""
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+def storage_trouble(error: OSError, root: Path) -> str | None:
+    """One line on what is wrong with the disk and what to do, where an error is about that; else None."""
+    where = error.filename if isinstance(error.filename, str | os.PathLike) else None
+    place = os.fspath(where) if where is not None else str(root)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{place}: the disk is full; make room or set BOKEH_DATA_DIR to another disk"
+    if error.errno == errno.EROFS:
+        return f"{place}: the disk is read-only; make it writable or set BOKEH_DATA_DIR to another disk"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"{place}: permission denied; give the user that runs this the right to read and write there"
+    if error.errno in (errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO):
+        return f"{place}: the disk fails ({os.strerror(error.errno)}); check it, then run again"
+    if error.errno in (errno.ENOENT, errno.ENOTDIR) and Path(place).is_relative_to(root):
+        return f"{place}: it vanished while it was needed; materialize what it belongs to again"
+    return None
+
+
+def _record(path: Path) -> dict[str, Any] | None:
+    try:
+        facts = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):  # a damaged record vouches for nothing
+        return None
+    return facts if isinstance(facts, dict) else None
