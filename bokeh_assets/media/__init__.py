@@ -10,8 +10,9 @@
 | `shots` | `ShotDetector`, `shots(frames)`: cuts |
 | `encode` | `encode(frames, out, timing=…, source=…)`: a video again, with the source's times, sound and tags |
 | `presentation` | `read_presentation(path)`: when a finished video shows each frame |
+| `confined` | the same functions for files of strangers, each in a bound process of its own |
 | `samples` | `make_sample(path)`: a clip to try things on |
 
 Inside: `container` (opening a file safely), `colour` (tags, YCbCr to RGB), `hdr` (tone mapping), `audio` (sound),
-`sample_scene` (the drawing of the sample clip).
+`confined_child` and `sandbox` (that process and what binds it), `sample_scene` (the drawing of the sample clip).
 """

@@ -77,6 +77,9 @@ class AudioCarrier:
             except av.FFmpegError:
                 self.reports.append("the sound is cut short: the source is truncated or damaged")
                 return
+            if packet.has_sidedata("encryption_info"):
+                self.reports.append("the sound is encrypted and was left out")
+                return
             if packet.size:
                 yield cast("Packet[AudioStream]", packet)
 

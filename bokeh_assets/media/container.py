@@ -12,6 +12,7 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from bokeh_assets.errors import InputError
+from bokeh_assets.files import open_regular
 
 # Demuxers of self-contained video files. Playlists (hls, dash, concat), image sequences, capture devices and
 # scripts are absent on purpose: such a file could name other files or addresses and make us read them.
@@ -19,6 +20,10 @@ DEMUXERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,asf,ogg,mxf,nut,ivf,obu,av1,gif,apng,"
     "h264,hevc,vvc,m4v,mjpeg,rm,dv,wtv,vob,gxf,yuv4mpegpipe,webp"
 )
+MAX_PIXELS = 1 << 26
+"""Pixels of a picture that are decoded at most: 8192x8192, twice 8K."""
+MAX_STREAMS = 100
+"""Tracks a file may have."""
 KINDS = "mp4, mov, mkv, webm, avi, mpg, ts, …"
 
 
@@ -38,23 +43,27 @@ def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
 
 
 def _open(path: Path) -> InputContainer:
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; give a video file ({KINDS})")
+    with open_regular(path) as file:
+        if not file.read(1):
+            raise InputError(f"{path} is empty; copy the video again")
+    options = {"format_whitelist": DEMUXERS, "protocol_whitelist": "file", "max_streams": str(MAX_STREAMS)}
     try:
-        with path.open("rb") as file:
-            empty = not file.read(1)
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist; check the name") from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be opened ({error.strerror}); check its permissions") from None
-    if empty:
-        raise InputError(f"{path} is empty; copy the video again")
-    # `file:` keeps a name with a colon from being read as an address.
-    options = {"format_whitelist": DEMUXERS, "protocol_whitelist": "file"}
-    try:
-        return av.open(f"file:{path.absolute()}", mode="r", container_options=options, metadata_errors="replace")
+        # `file:` keeps a name with a colon from being read as an address.
+        return av.open(
+            f"file:{path.absolute()}",
+            mode="r",
+            container_options=options,
+            options={"max_pixels": str(MAX_PIXELS)},
+            metadata_errors="replace",
+        )
     except (av.FFmpegError, ValueError, OSError) as error:
         raise InputError(f"{path} is not a video that can be read ({_reason(error)}); give a whole {KINDS}") from error
+
+
+def refuse_encrypted(packet: av.Packet, path: Path) -> None:
+    """Raises InputError for a packet that FFmpeg would decode into noise for want of a key."""
+    if packet.has_sidedata("encryption_info"):
+        raise InputError(f"{path} is encrypted; give a copy without copy protection")
 
 
 def _reason(error: Exception) -> str:
@@ -74,5 +83,6 @@ def _video_stream(container: InputContainer, path: Path) -> VideoStream:
     known = [s for s in moving if getattr(s, "codec_context", None) is not None]
     if not known:
         raise InputError(f"{path}: there is no decoder for its video codec; convert it to H.264 first")
-    chosen = [s for s in known if s.disposition & Disposition.default]
-    return (chosen or known)[0]
+    chosen = ([s for s in known if s.disposition & Disposition.default] or known)[0]
+    chosen.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+    return chosen

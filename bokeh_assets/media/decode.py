@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from bokeh_assets.errors import InputError
 from bokeh_assets.media.colour import RgbConverter
-from bokeh_assets.media.container import open_video
+from bokeh_assets.media.container import open_video, refuse_encrypted
 from bokeh_assets.media.hdr import ToneMapper
 from bokeh_assets.media.probe import VideoInfo, describe, square_size
 from bokeh_assets.media.timing import Clock
@@ -63,7 +63,7 @@ class Decoding(Iterator[DecodedFrame]):
         try:
             # All cores decode; the result does not depend on their number.
             self._stream.thread_type = "AUTO"
-            self._packets = _Packets(self._container, self._stream)
+            self._packets = _Packets(self.path, self._container, self._stream)
             frames = iter(self._packets)
             first = next(frames, None)
             if first is None:
@@ -176,8 +176,8 @@ def decode(path: Path, *, progress: Progress | None = None) -> Decoding:
 class _Packets:
     """Decode packet by packet, counting what is damaged."""
 
-    def __init__(self, container: InputContainer, stream: VideoStream) -> None:
-        self._container, self._stream = container, stream
+    def __init__(self, path: Path, container: InputContainer, stream: VideoStream) -> None:
+        self._path, self._container, self._stream = path, container, stream
         self._read = self._bad = self._concealed = 0
         self._error: str | None = None
         # An edit list may drop frames from the index that the header still counts.
@@ -194,6 +194,7 @@ class _Packets:
             except av.FFmpegError as error:
                 self._error = error.strerror or "unreadable"
                 break
+            refuse_encrypted(packet, self._path)
             self._read += packet.size > 0
             self._bad += packet.is_corrupt
             yield from self._decode(packet)

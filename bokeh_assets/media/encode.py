@@ -10,12 +10,11 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import av
 import cv2
 import numpy as np
-import pandas as pd
 from av.container import InputContainer, OutputContainer
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, VideoReformatter
@@ -27,6 +26,9 @@ from bokeh_assets.media.audio import AudioCarrier, audio_start
 from bokeh_assets.media.colour import MATRICES, PRIMARIES, SCALING, SDR, SWS_MATRIX, TRANSFERS, Colour
 from bokeh_assets.media.container import open_video
 from bokeh_assets.media.probe import probe
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # The number of threads changes what x264 writes; a fixed one keeps results the same on every machine.
 _THREADS = 8

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+from array import array
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +20,8 @@ from bokeh_assets.media.shots import ShotDetector
 from bokeh_assets.media.timing import write_timing
 
 TIMING = "frames.parquet"
+MAX_FRAMES = 1_000_000
+"""Frames of one video at most: nine hours at 30 a second."""
 _WRITERS = 2
 _IN_FLIGHT = 6
 
@@ -59,7 +62,8 @@ def extract_frames(
         progress: called with the number of frames decoded.
 
     Raises:
-        InputError: the source cannot be used (see `decode`), the folder holds frames already, or the disk is full.
+        InputError: the source cannot be used (see `decode`), the folder holds frames already, the disk is full, or
+            there are more than `MAX_FRAMES` frames.
     """
     if format not in ("png", "jpg"):
         raise InputError(f"frames are written as png or jpg, not {format}")
@@ -67,36 +71,40 @@ def extract_frames(
     folder.mkdir(parents=True, exist_ok=True)
     if any(file.stem.isdigit() for file in folder.iterdir()):
         raise InputError(f"{folder} holds numbered pictures already; give an empty folder")
-    rows: list[tuple[int, float, float]] = []
-    numbers: list[int] = []
+    # Twenty-eight bytes a frame.
+    pts, seconds, lengths, numbers = array("q"), array("d"), array("d"), array("i")
     detector = ShotDetector()
     waiting: deque[Future[None]] = deque()
     with decode(source, progress=progress) as frames, ThreadPoolExecutor(_WRITERS) as pool:
         try:
             for index, frame in enumerate(frames):
                 waiting.append(pool.submit(write_picture, folder / f"{index:05d}.{format}", frame.image))
-                numbers += detector.push(frame.image)
-                rows.append((frame.pts, frame.seconds, frame.duration))
+                numbers.extend(detector.push(frame.image))
+                pts.append(frame.pts)
+                seconds.append(frame.seconds)
+                lengths.append(frame.duration)
+                if len(pts) > MAX_FRAMES:
+                    raise InputError(f"{source} has more than {MAX_FRAMES:,} frames, the most; cut it into parts")
                 if len(waiting) > _IN_FLIGHT:
                     waiting.popleft().result()
-            numbers += detector.finish()
+            numbers.extend(detector.finish())
             while waiting:
                 waiting.popleft().result()
             info, warnings = frames.info, frames.warnings
-            sha256 = file_sha256(source)
-            table = [(i, *row, shot) for i, (row, shot) in enumerate(zip(rows, numbers, strict=True))]
-            write_timing(folder / TIMING, table, _facts(info, sha256, rows[0][0], warnings))
+            sha256 = file_sha256(source, lambda: progress(len(pts)) if progress else None)
+            columns = (range(len(pts)), pts, seconds, lengths, numbers)
+            write_timing(folder / TIMING, columns, _facts(info, sha256, pts[0], warnings))
         except OSError as error:
             if error.errno == errno.ENOSPC:
-                raise InputError(f"{folder}: no space left after {len(rows)} frames; free some or use jpg") from error
+                raise InputError(f"{folder}: no space left after {len(pts)} frames; free some or use jpg") from error
             raise
-    duration = rows[-1][1] + rows[-1][2]
+    duration = seconds[-1] + lengths[-1]
     return FramesReport(
         folder=folder,
-        count=len(rows),
+        count=len(pts),
         width=info.width,
         height=info.height,
-        fps=len(rows) / duration if duration > 0 else info.fps,
+        fps=len(pts) / duration if duration > 0 else info.fps,
         duration=duration,
         shots=numbers[-1] + 1,
         sha256=sha256,
@@ -106,12 +114,16 @@ def extract_frames(
     )
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+def file_sha256(path: Path, alive: Callable[[], None] = lambda: None) -> str:
+    """SHA-256 of a file, in hexadecimal; `alive` is called after every 256 MiB."""
     digest = hashlib.sha256()
     with Path(path).open("rb") as file:
+        blocks = 0
         while block := file.read(1 << 20):
             digest.update(block)
+            blocks += 1
+            if blocks % 256 == 0:
+                alive()
     return digest.hexdigest()
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bokeh_assets.errors import InputError
+from bokeh_assets.files import open_regular
 
 Picture = NDArray[np.uint8]
 
@@ -205,10 +206,14 @@ def _numbered(folder: Path, pattern: re.Pattern[str]) -> list[Path]:
 
 def _read(file: Path, flags: int) -> Picture:
     try:
-        data = np.fromfile(file, np.uint8)
+        with open_regular(file) as opened:
+            data = np.frombuffer(opened.read(), np.uint8)
     except OSError as error:
         raise InputError(f"{file} cannot be read ({error.strerror}); write it again") from error
-    picture = cv2.imdecode(data, flags) if data.size else None
+    try:
+        picture = cv2.imdecode(data, flags) if data.size else None
+    except cv2.error as error:  # a header that claims too much, say
+        raise InputError(f"{file} is not a readable picture ({error.err}); write it again") from None
     if picture is None:
         raise InputError(f"{file} is not a readable picture; write it again")
     if picture.dtype != np.uint8:

@@ -18,7 +18,7 @@ from av.video.stream import VideoStream
 
 from bokeh_assets.errors import InputError
 from bokeh_assets.media.colour import Colour, colour_of, has_alpha
-from bokeh_assets.media.container import open_video
+from bokeh_assets.media.container import MAX_PIXELS, open_video, refuse_encrypted
 
 # Ratios beyond this are damage, not anamorphic lenses.
 _WIDEST_PIXEL = 8
@@ -104,15 +104,16 @@ def probe(path: Path) -> VideoInfo:
         InputError: the file is missing, is no video, has no video stream or not a single frame can be decoded.
     """
     with open_video(path) as (container, stream):
-        for frame in decoded(container, stream):
+        for frame in decoded(Path(path), container, stream):
             return describe(Path(path), container, stream, frame)
     raise InputError(f"{path} holds no frame that can be decoded; export the video again")
 
 
-def decoded(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+def decoded(path: Path, container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
     """Frames of a stream as FFmpeg gives them, passing over damaged packets."""
     with suppress(av.FFmpegError):
         for packet in container.demux(stream):
+            refuse_encrypted(packet, path)
             with suppress(av.FFmpegError):
                 yield from packet.decode()
 
@@ -129,6 +130,8 @@ def describe(path: Path, container: InputContainer, stream: VideoStream, frame: 
     width, height = square_size(frame.width, frame.height, ratio)
     if rotation in (90, 270):
         width, height = height, width
+    if width * height > MAX_PIXELS:
+        raise InputError(f"{path} shows {width}x{height} pixels; {MAX_PIXELS:,} are the most, scale it down first")
     rate = stream.average_rate or stream.guessed_rate or stream.base_rate
     duration = None
     if stream.duration and stream.time_base:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bokeh_assets.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 COLUMNS = ("index", "pts", "seconds", "duration", "shot")
 _KEY = b"bokeh_assets.source"
@@ -69,11 +71,11 @@ class Clock:
         return now
 
 
-def write_timing(path: Path, rows: Iterable[tuple[int, int, float, float, int]], facts: Mapping[str, Any]) -> None:
-    """Write `frames.parquet`: rows of (index, pts, seconds, duration, shot), and facts as JSON in its schema."""
-    table = pd.DataFrame(list(rows), columns=list(COLUMNS))
+def write_timing(path: Path, columns: Sequence[Sequence[Any]], facts: Mapping[str, Any]) -> None:
+    """Write `frames.parquet`: the columns of `COLUMNS`, equally long, and facts as JSON in its schema."""
     schema = _SCHEMA.with_metadata({_KEY: json.dumps(dict(facts)).encode()})
-    pq.write_table(pa.Table.from_pandas(table, schema=schema, preserve_index=False), path)
+    table = pa.table([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
+    pq.write_table(table, path)
 
 
 def read_timing(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -82,6 +84,8 @@ def read_timing(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     Raises:
         InputError: missing or no such file.
     """
+    import pandas as pd
+
     try:
         table = pq.read_table(path)
         facts = json.loads(table.schema.metadata[_KEY])
