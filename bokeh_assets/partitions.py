@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import unicodedata
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import dagster as dg
 
 from bokeh_assets.errors import InputError
+from bokeh_assets.files import open_regular
 
 videos = dg.DynamicPartitionsDefinition(name="videos")
 
@@ -38,10 +40,13 @@ def fingerprint(path: Path) -> str:
     """SHA-256 (hex) of the size of a file and of 1 MiB at its start, middle and end.
 
     Cheap enough for a sensor tick over large files; the full hash is taken once, when frames are made.
+
+    Raises:
+        InputError: it is no plain file, or a link.
     """
-    size = path.stat().st_size
-    digest = hashlib.sha256(str(size).encode())
-    with path.open("rb") as file:
+    with open_regular(path, links=False) as file:
+        size = os.fstat(file.fileno()).st_size
+        digest = hashlib.sha256(str(size).encode())
         for start in sorted({0, max(0, size // 2 - _SAMPLE // 2), max(0, size - _SAMPLE)}):
             file.seek(start)
             digest.update(file.read(_SAMPLE))

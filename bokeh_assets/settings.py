@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import shutil
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -14,9 +15,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bokeh_assets.atomic import new_file
 from bokeh_assets.errors import InputError
+from bokeh_assets.files import read_small
 from bokeh_assets.focus import BlurSpec, FocusSpec
 from bokeh_assets.rendering.lens import Lens
 from bokeh_assets.segmentation.prompts import Prompt
+
+_LARGEST = 256 * 1024
+_LARGEST_MASK = 64 << 20
+_MOST_MASKS = 100
 
 
 class FrameSettings(BaseModel):
@@ -76,19 +82,36 @@ def parse_settings(data: Any, origin: str) -> VideoSettings:
         raise InputError(f"{origin}: {_first_problem(error)}") from None
 
 
-def read_settings(path: Path) -> dict[str, Any]:
+class _Loader(yaml.SafeLoader):
+    """Plain YAML without aliases, a few of which stand for billions of values."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases (*name) are not read; write the value out")
+        return super().compose_node(parent, index)
+
+
+def read_settings(path: Path, *, links: bool = True) -> dict[str, Any]:
     """The plain data of a settings file, checked, with mask paths made absolute.
+
+    Args:
+        path: the file, of at most 256 KiB.
+        links: follow it if it is a symbolic link.
 
     Raises:
         InputError: the file cannot be read, is not YAML, or says something `VideoSettings` does not know; or a
             mask lies outside the folder of the file.
     """
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.load(read_small(path, _LARGEST, links=links).decode(), _Loader)
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    except RecursionError:
+        raise InputError(f"{path}: not valid YAML (nested too deeply)") from None
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
+        raise InputError(f"{path}: not valid YAML ({' '.join(str(error).split())[:300]})") from None
     parse_settings(data, str(path))
     return _with_whole_mask_paths(data or {}, path.parent, str(path))
 
@@ -108,19 +131,25 @@ def merged_settings(folder_settings: Path, overrides: Mapping[str, Any]) -> Vide
     return parse_settings(_merge(data, over), f"{folder_settings} with the run's own settings")
 
 
-def adopt_settings(source: Path, folder: Path, overrides: Mapping[str, Any] | None = None) -> None:
+def adopt_settings(
+    source: Path, folder: Path, overrides: Mapping[str, Any] | None = None, *, links: bool = True
+) -> None:
     """Makes `source`, with `overrides` laid over it, the settings of the video in `folder`.
 
-    Mask pictures are copied into the folder's `prompts`, so that the video keeps everything it needs.
+    Mask pictures are copied into the folder's `prompts`, so that the video keeps everything it needs. Those that
+    `source` names lie in its folder; those of `overrides`, which is the user's own word, anywhere.
 
     Raises:
-        InputError: as `read_settings` and `parse_settings`, or a mask is missing.
+        InputError: as `read_settings` and `parse_settings`, or a mask is missing, or there are too many.
     """
-    data = _merge(read_settings(source) if source.is_file() else {}, overrides or {})
+    overrides = overrides or {}
+    data = _merge(read_settings(source, links=links) if os.path.lexists(source) else {}, overrides)
     parse_settings(data, str(source))
-    for prompt in data.get("subject") or ():
-        if prompt.get("mask") is not None:
-            prompt["mask"] = _keep_mask(Path(prompt["mask"]), folder)
+    masks = [prompt for prompt in data.get("subject") or () if prompt.get("mask") is not None]
+    if len(masks) > _MOST_MASKS:
+        raise InputError(f"{source}: {len(masks)} masks are more than {_MOST_MASKS}, the most; leave some out")
+    for prompt in masks:
+        prompt["mask"] = _keep_mask(Path(prompt["mask"]), folder, None if "subject" in overrides else source.parent)
     with new_file(folder / "settings.yaml") as path:
         path.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
 
@@ -132,7 +161,10 @@ def _with_whole_mask_paths(data: Mapping[str, Any], home: Path, origin: str) -> 
     whole["subject"] = [dict(prompt) for prompt in data.get("subject") or ()]
     for prompt in whole["subject"]:
         if prompt.get("mask") is not None:
-            mask = (home / prompt["mask"]).resolve()
+            try:
+                mask = (home / prompt["mask"]).resolve()
+            except (OSError, ValueError, RuntimeError):
+                raise InputError(f"{origin}: mask {prompt['mask']} is no name of a file; correct it") from None
             if not mask.is_relative_to(home):
                 raise InputError(f"{origin}: mask {prompt['mask']} lies outside the folder {home}")
             prompt["mask"] = str(mask)
@@ -141,14 +173,17 @@ def _with_whole_mask_paths(data: Mapping[str, Any], home: Path, origin: str) -> 
     return whole
 
 
-def _keep_mask(mask: Path, folder: Path) -> str:
-    if not mask.is_file():
-        raise InputError(f"subject mask {mask}: no such file")
-    name = hashlib.sha256(mask.read_bytes()).hexdigest()[:16] + (mask.suffix.lower() or ".png")
+def _keep_mask(mask: Path, folder: Path, home: Path | None) -> str:
+    try:
+        picture = read_small(mask, _LARGEST_MASK, inside=home)
+    except InputError as error:
+        raise InputError(f"subject mask {error}") from None
+    suffix = mask.suffix.lower() if re.fullmatch(r"\.[A-Za-z0-9]{1,8}", mask.suffix) else ".png"
+    name = hashlib.sha256(picture).hexdigest()[:16] + suffix
     kept = folder / "prompts" / name
     if not kept.is_file():
         with new_file(kept) as path:
-            shutil.copyfile(mask, path)
+            path.write_bytes(picture)
     return f"prompts/{name}"
 
 

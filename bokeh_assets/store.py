@@ -6,8 +6,8 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +15,11 @@ from typing import Any
 
 from bokeh_assets.atomic import new_file, remove
 from bokeh_assets.errors import InputError
+from bokeh_assets.files import is_regular, open_regular
 from bokeh_assets.partitions import check_key, fingerprint, key_for
+
+_SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,8}")
+_FICLONE = 0x40049409  # of linux/fs.h: share the blocks of another file
 
 
 class VideoFolder:
@@ -123,7 +127,7 @@ class VideoFolder:
                 "`bokeh-assets run VIDEO`"
             )
         path = Path(note["path"])
-        if not path.is_file():
+        if not is_regular(path):
             raise InputError(f"{path}: the upload of {self.key} is gone; put it back and run again")
         return path
 
@@ -144,7 +148,7 @@ class VideoFolder:
             yield self.source
             return
         upload = self.uploaded_from()
-        suffix = upload.suffix.lower() if upload.suffix.isascii() and upload.suffix else ".video"
+        suffix = upload.suffix.lower() if _SUFFIX.fullmatch(upload.suffix) else ".video"
         with new_file(self.folder / f"source{suffix}") as copy:
             copy_file(upload, copy)
             copied = fingerprint(copy)
@@ -197,13 +201,16 @@ class VideoStore:
     def register(self, path: Path, key: str | None = None, print_of_file: str | None = None) -> VideoFolder:
         """Notes which file a video comes from; key and fingerprint are worked out unless given.
 
-        A settings file of the same name beside the upload becomes the video's settings, unless it has some.
+        A settings file of the same name beside the upload becomes the video's settings, unless it has some. A
+        symbolic link is followed here and never again, and not at all in the uploads folder, where others may have
+        put it: it could make us read what they may not.
 
         Raises:
-            InputError: there is no such file.
+            InputError: there is no such file, or it is no plain file.
         """
-        if not path.is_file():
-            raise InputError(f"{path}: no such file")
+        links, beside = path.absolute().parent != self.uploads, path.with_suffix(".yaml")
+        open_regular(path, links=links).close()
+        path = path.resolve() if links else path
         print_of_file = print_of_file or fingerprint(path)
         video = self.video(key or self.key_of(path, print_of_file))
         note = video.note()
@@ -213,20 +220,25 @@ class VideoStore:
         if video.key not in keys:
             with new_file(self.root / "fingerprints" / print_of_file) as file:
                 file.write_text("\n".join([*keys, video.key]), encoding="utf-8")
-        beside = path.with_suffix(".yaml")
-        if beside.is_file() and not video.settings.exists():
+        if os.path.lexists(beside) and not video.settings.exists():
             from bokeh_assets.settings import adopt_settings
 
-            adopt_settings(beside, video.folder)
+            adopt_settings(beside, video.folder, links=links)
         return video
 
 
 def copy_file(source: Path, target: Path) -> None:
-    """Copies bytes, sharing blocks where the filesystem can (reflink), never as a link to the user's file."""
-    cp = shutil.which("cp")
-    if cp and subprocess.run([cp, "--reflink=always", "--", source, target], capture_output=True).returncode == 0:
-        return
-    shutil.copyfile(source, target)
+    """Copies bytes, sharing blocks where the filesystem can (reflink), never as a link to the user's file.
+
+    Raises:
+        InputError: the source is no plain file, a link, or larger than what the disk has room for.
+    """
+    with open_regular(source, links=False) as file, target.open("wb") as copy:
+        try:
+            fcntl.ioctl(copy.fileno(), _FICLONE, file.fileno())
+        except OSError:  # another file system, or one that cannot
+            check_space(target.parent, os.fstat(file.fileno()).st_size, f"a copy of {source}")
+            shutil.copyfileobj(file, copy, 1 << 20)
 
 
 def check_space(folder: Path, needed: int, what: str) -> None:
