@@ -5,8 +5,9 @@
 Draws weights of the released sizes on the GPU (scaled so that activations stay of order one), renders synthetic
 video at 576x1024, and reports for single and paired groups, eager and compiled: frames a second, peak memory, and
 the relative L2 error, per frame, of latents and pixels against the same networks in float32 (without TF32) with the
-same grouping. Then 1920x1080 and 1440x1080 end to end, and the mode for small cards. What would pass `--budget`
-seconds is left out, and said so. The JSON is written after each step.
+same grouping. Then 1920x1080 and 1440x1080 end to end, real footage in any-to-bokeh's own layout where `--footage`
+names a folder of it (`frames/*.jpg`, `disp/*_zf_<focus>.png`, `masks/*.png`), and the mode for small cards. What would
+pass `--budget` seconds is left out, and said so. The JSON is written after each step.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any, TypeVar
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import torch
 from torch import Tensor, nn
@@ -211,6 +213,42 @@ def end_to_end(made: AnyToBokeh, height: int, width: int, count: int) -> dict[st
     }
 
 
+def grey(path: Path) -> npt.NDArray[np.float32]:
+    """A grey picture, 0..1."""
+    return np.asarray(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)).astype(np.float32) / np.float32(255)
+
+
+def real_footage(made: AnyToBokeh, folder: Path) -> dict[str, Any]:
+    """A clip from disk to its own size again; the weights are random, so only the plumbing is looked at."""
+    pictures, depths, masks = (sorted((folder / name).iterdir()) for name in ("frames", "disp", "masks"))
+    frames = [np.ascontiguousarray(np.asarray(cv2.imread(str(path)))[..., ::-1]) for path in pictures]
+    maps, mattes = ([grey(path) for path in paths] for paths in (depths, masks))
+    zf = [float(path.stem.split("_zf_")[1]) for path in depths]
+    focus = pd.DataFrame({"frame": range(len(frames)), "zf": zf, "k": 16.0})
+    height, width = frames[0].shape[:2]
+    torch.cuda.reset_peak_memory_stats()
+    begun = time.perf_counter()
+    found = list(made.render(frames, maps, focus, height=HEIGHT, width=WIDTH))
+    took = time.perf_counter() - begun
+    assert [f.shape for f in found] == [f.shape for f in frames]
+    sharp = [16 * width / 1024 * np.abs(d - z) < 1 for d, z in zip(maps, zf, strict=True)]
+    options: dict[str, Any] = {"output": "network", "height": HEIGHT, "width": WIDTH, "fit": "stretch"}
+    (small,) = made.render(frames[:1], maps[:1], focus[:1], **options)
+    enlarged = np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC), np.uint8)
+    return {
+        "frames": len(frames),
+        "size": [width, height],
+        "fps": len(frames) / took,
+        "peak_bytes": torch.cuda.max_memory_allocated(),
+        "share in focus": float(np.mean(sharp)),
+        "in focus equal to the source": all(
+            bool((got[at] == frame[at]).all()) for got, frame, at in zip(found, frames, sharp, strict=True)
+        ),
+        "vepi": float(np.mean([vepi(g, f, m) for g, f, m in zip(found, frames, mattes, strict=True)])),
+        "vepi of the network's picture enlarged": vepi(enlarged, frames[0], mattes[0]),
+    }
+
+
 def rows_of_attention(device: torch.device) -> dict[str, float]:
     """Relative error of attention over time of two groups at the finest level, 92160 sequences, by kernel."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -266,7 +304,7 @@ def table(results: dict[str, Any]) -> None:
             f"| {name} | {row['fps']:.1f} | {row['fps_within']:.1f} | {row['peak_bytes'] / 1e9:.1f} "
             f"| {row['error']['latents']:.1e} | {row['error']['pixels']:.1e} |"
         )
-    for name in ("small card", "1920x1080", "1440x1080"):
+    for name in ("small card", "1920x1080", "1440x1080", "real footage"):
         print(name, results.get(name, "left out: no time"))
 
 
@@ -277,6 +315,7 @@ def main() -> None:
     arguments.add_argument("--frames", type=int, default=64, help="multiple of 8; eager runs take 40 at most")
     arguments.add_argument("--budget", type=float, default=225, help="seconds for everything")
     arguments.add_argument("--profile", action="store_true", help="list the costliest kernels of each stage")
+    arguments.add_argument("--footage", type=Path, help="folder of a clip in any-to-bokeh's layout")
     options = arguments.parse_args()
     started = time.perf_counter()
     device = torch.device("cuda")
@@ -352,6 +391,9 @@ def steps(
     save("1920x1080")
     results["1440x1080"] = end_to_end(made, 1080, 1440, 8)
     save("1440x1080")
+    if options.footage:
+        results["real footage"] = real_footage(made, options.footage)
+        save("real footage")
     if options.profile:
         for name, run in stages(made).items():
             if name != later:

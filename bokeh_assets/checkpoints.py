@@ -368,7 +368,8 @@ def _tensor_problem(tensors: dict[str, torch.Tensor], expected: Shapes) -> str |
     import torch
 
     missing = sorted(set(expected) - set(tensors))
-    foreign = sorted(set(tensors) - set(expected))
+    # Older files of CLIP carry a table of 0, 1, 2, ... that is no weight.
+    foreign = sorted(key for key in set(tensors) - set(expected) if not key.endswith(".position_ids"))
     if missing or foreign:
         parts = [
             f"{len(names)} tensors {what} (such as {names[0]})"
@@ -376,7 +377,8 @@ def _tensor_problem(tensors: dict[str, torch.Tensor], expected: Shapes) -> str |
             if names
         ]
         return f"not this model's weights: {' and '.join(parts)}; download the official file"
-    for key, tensor in tensors.items():
+    for key in expected:
+        tensor = tensors[key]
         if tuple(tensor.shape) != tuple(expected[key]):
             return f"{key} has shape {tuple(tensor.shape)}, not {tuple(expected[key])}; download the official file"
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):

@@ -27,6 +27,11 @@ class Renderer(Protocol):
 
     name: str
 
+    @property
+    def how(self) -> str:
+        """What was chosen on this machine beside the engine (precision, kernels), for the record; after rendering."""
+        ...
+
     def render(
         self,
         frames: Iterable[NDArray[np.uint8]],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from bokeh_assets.errors import InputError
 from bokeh_assets.rendering import any_to_bokeh
 from bokeh_assets.rendering.any_to_bokeh import AnyToBokeh, AnyToBokehRenderer, state_shapes
+from bokeh_assets.rendering.any_to_bokeh.renderer import can_compile
 from bokeh_assets.rendering.base import Renderer
 from bokeh_assets_tests.rendering.any_to_bokeh.tiny import HEIGHT, WIDTH, depth, focus, video, write_checkpoints
 
@@ -49,11 +51,33 @@ def test_the_renderer_keeps_what_renderers_promise(good):
     found = list(made.render(iter(video(4)), iter(depth(4)), None, table, progress=told.append))
     assert [(f.dtype, f.shape) for f in found] == [(np.uint8, (72, 128, 3))] * 4
     assert told == [1, 2, 3, 4]
+    assert made.how == "float32, eager"
     for frame, source, strength in zip(found, video(4), k, strict=True):
         assert (frame == source).all() == (strength == 0)
     mattes = [np.ones((72, 128), np.float32)] * 4
     assert_array_equal(list(made.render(video(4), depth(4), mattes, table)), found)
     assert_array_equal(list(made.render(video(4)[2:], depth(4)[2:], None, focus(2))), found[2:])
+
+
+def test_compiling_and_small_cards_are_chosen_by_what_pays(good, monkeypatch):
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(AnyToBokeh, "from_pretrained", lambda **g: given.update(g) or Loaded())
+    for memory, frames, low, compiled in [(80e9, 999, 0, 0), (80e9, 1000, 0, 1), (12e9, 5000, 1, 0)]:
+        card = SimpleNamespace(total_memory=memory)
+        monkeypatch.setattr("torch.cuda.get_device_properties", lambda place, card=card: card)
+        made = renderer(good)
+        made._place = torch.device("cuda")
+        model = made.model(frames)
+        assert (given["low_memory"], model.compiled) == (low, compiled and can_compile())
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert not can_compile()
+
+
+class Loaded:
+    compiled = False
+
+    def compile(self) -> None:
+        self.compiled = True
 
 
 def test_loaded_networks_equal_those_built_in_memory(good, tiny):
