@@ -14,59 +14,73 @@ from torch import Tensor
 
 
 class MemoryReader:
-    """Memory attention over one object's memories.
+    """Memory attention over one object's memories, on CUDA.
 
     Args:
         module: the network's memory attention (single-headed, as in every SAM 2.1 configuration).
         grid: side of the square feature grid.
-        splits: into how many parts the keys are cut on CUDA. One head of one image is too few blocks of queries
-            for a GPU of a hundred multiprocessors; parts are attended at once and joined by their weights, as in
-            flash decoding (Dao et al. 2023).
+        splits: into how many parts the keys are cut where they are halves. One head of one image is too few blocks
+            of queries for a GPU of a hundred multiprocessors; parts are attended at once and joined by their
+            weights, as in flash decoding (Dao et al. 2023).
     """
 
     def __init__(self, module: MemoryAttention, grid: int, splits: int = 4) -> None:
         self._layers = list(module.layers)
         self._norm = module.norm
         device = module.norm.weight.device
-        self._self = [_Rotary(layer.self_attn, grid, device, splits) for layer in self._layers]
-        self._cross = [_Rotary(layer.cross_attn_image, grid, device, splits) for layer in self._layers]
+        self._self = [_Rotary(layer.self_attn, grid, device) for layer in self._layers]
+        self._cross = [_Rotary(layer.cross_attn_image, grid, device) for layer in self._layers]
+        self.splits = splits
+        self._queries = cuts(0, splits * grid * grid, splits).to(device)
+        self._own = cuts(0, grid * grid, splits).to(device)
 
     def __call__(
-        self, features: Tensor, position: Tensor, memory: Tensor, memory_position: Tensor, tail: int
+        self,
+        features: Tensor,
+        position: Tensor,
+        memory: Tensor,
+        memory_position: Tensor,
+        head: int,
+        parts: Tensor | None = None,
     ) -> Tensor:
         """Features that know what was seen before.
 
         Args:
             features: (1, N, C) of the frame, N = grid².
             position: (1, N, C) their place.
-            memory: (1, F·N + tail, c): F remembered frames, then pointer tokens, which have no place.
+            memory: (1, head + F·N, c): pointer tokens, which have no place, then F remembered frames.
             memory_position: added to the memories to make keys.
-            tail: how many tokens at the end are pointers.
+            head: how many tokens at the start are pointers.
+            parts: `cuts` of the tokens that count, on the device; the others are not looked at. All where None.
 
         Returns:
             (1, N, C).
         """
         keys = memory + memory_position
+        if parts is None:
+            parts = cuts(0, memory.shape[1], self.splits).to(memory.device)
         x = features + 0.1 * position
         for layer, own, cross in zip(self._layers, self._self, self._cross, strict=True):
             y = layer.norm1(x)
-            x = x + own(y, y, y, 0)
-            x = x + cross(layer.norm2(x), keys, memory, tail)
+            x = x + own(y, y, y, 0, self._queries, self._own)
+            x = x + cross(layer.norm2(x), keys, memory, head, self._queries, parts)
             x = x + layer.linear2(F.relu(layer.linear1(layer.norm3(x))))
         result: Tensor = self._norm(x)
         return result
 
 
 def read_plainly(
-    module: MemoryAttention, features: Tensor, position: Tensor, memory: Tensor, memory_position: Tensor, tail: int
+    module: MemoryAttention, features: Tensor, position: Tensor, memory: Tensor, memory_position: Tensor, head: int
 ) -> Tensor:
     """`MemoryReader` by the package's own arithmetic, to the last bit; as fast on a CPU."""
+    # The package has pointers last.
+    memory, memory_position = (x.roll(-head, dims=1).transpose(0, 1) for x in (memory, memory_position))
     result: Tensor = module(
         curr=features.transpose(0, 1),
         curr_pos=position.transpose(0, 1),
-        memory=memory.transpose(0, 1),
-        memory_pos=memory_position.transpose(0, 1),
-        num_obj_ptr_tokens=tail,
+        memory=memory,
+        memory_pos=memory_position,
+        num_obj_ptr_tokens=head,
     )
     return result.transpose(0, 1)
 
@@ -78,7 +92,7 @@ class _Rotary:
     half the channels apart, which leaves every product of query and key as it was.
     """
 
-    def __init__(self, module: RoPEAttention, grid: int, device: torch.device, splits: int) -> None:
+    def __init__(self, module: RoPEAttention, grid: int, device: torch.device) -> None:
         if module.num_heads != 1:
             raise ValueError("memory attention of SAM 2.1 has one head")
         channels = module.internal_dim
@@ -86,7 +100,6 @@ class _Rotary:
         self._query = module.q_proj.weight[order], module.q_proj.bias[order]
         self._key = module.k_proj.weight[order], module.k_proj.bias[order]
         self._value, self._out = module.v_proj, module.out_proj
-        self._splits = splits
         theta: float = module.compute_cis.keywords["theta"]
         rates = theta ** -(torch.arange(0, channels, 4, dtype=torch.float32)[: channels // 4] / channels)
         places = torch.arange(grid * grid, dtype=torch.float32)
@@ -94,29 +107,41 @@ class _Rotary:
         self._cos = torch.cat([angles.cos(), angles.cos()], dim=1)
         self._sin = torch.cat([-angles.sin(), angles.sin()], dim=1)
 
-    def __call__(self, queries: Tensor, keys: Tensor, values: Tensor, tail: int) -> Tensor:
+    def __call__(
+        self, queries: Tensor, keys: Tensor, values: Tensor, head: int, query_parts: Tensor, key_parts: Tensor
+    ) -> Tensor:
         q = self._turned(F.linear(queries, *self._query), 0)
-        k = self._turned(F.linear(keys, *self._key), tail)
+        k = self._turned(F.linear(keys, *self._key), head)
         v = self._value(values)
-        result: Tensor = self._out(attend(q, k, v, self._splits))
+        result: Tensor = self._out(attend(q, k, v, query_parts, key_parts))
         return result
 
-    def _turned(self, x: Tensor, tail: int) -> Tensor:
-        """(1, F·N + tail, C) with all but the tail turned by their place."""
-        _, tokens, channels = x.shape
-        body = x[:, : tokens - tail].reshape(-1, len(self._cos), channels)
+    def _turned(self, x: Tensor, head: int) -> Tensor:
+        """(1, head + F·N, C) with all but the head turned by their place."""
+        channels = x.shape[2]
+        body = x[:, head:].reshape(-1, len(self._cos), channels)
         partner = body.roll(channels // 2, dims=2)
         turned = torch.addcmul(body * self._cos, partner, self._sin).to(x.dtype).view(1, -1, channels)
-        return torch.cat([turned, x[:, tokens - tail :]], dim=1) if tail else turned
+        return torch.cat([x[:, :head], turned], dim=1) if head else turned
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, splits: int) -> Tensor:
-    """Softmax attention of (1, N, C) queries over (1, M, C) keys and values, scaled by 1/√C."""
-    many = q.is_cuda and q.dtype in (torch.bfloat16, torch.float16)
-    if not many or splits == 1 or k.shape[1] % splits:
+def cuts(start: int, stop: int, parts: int) -> Tensor:
+    """Where the parts of start..stop begin, and where the last ends: int32 (parts + 1,)."""
+    return torch.linspace(start, stop, parts + 1, dtype=torch.float64).round().to(torch.int32)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, query_parts: Tensor, key_parts: Tensor) -> Tensor:
+    """Softmax attention of (1, N, C) queries over (1, M, C) keys and values, scaled by 1/√C.
+
+    On CUDA in half precision the keys are cut at `key_parts` (see `cuts`), the queries repeated for each part, and
+    keys outside of all parts are not looked at. Elsewhere the cuts must cover all keys, and are not used.
+    """
+    if not q.is_cuda or q.dtype not in (torch.bfloat16, torch.float16):
         return F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
-    queries = q[:, None].expand(splits, 1, -1, -1)
-    parts = (x.reshape(splits, 1, -1, x.shape[-1]) for x in (k, v))
-    out, log_sum, *_ = torch.ops.aten._scaled_dot_product_flash_attention(queries, *parts)
-    share = log_sum.softmax(dim=0)[..., None]
-    return (out * share).sum(dim=0).to(q.dtype)
+    tokens, parts = q.shape[1], len(key_parts) - 1
+    queries, keys, values = q.expand(parts, -1, -1).reshape(parts * tokens, 1, -1), k[0][:, None], v[0][:, None]
+    out, log_sum, *_ = torch.ops.aten._flash_attention_forward(
+        queries, keys, values, query_parts, key_parts, tokens, keys.shape[0], 0.0, False, False
+    )
+    share = log_sum.view(parts, tokens, 1).softmax(dim=0)
+    return (out.view(parts, tokens, -1) * share).sum(dim=0, keepdim=True).to(q.dtype)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
@@ -13,11 +13,8 @@ from sam2.modeling.sam2_base import NO_OBJ_SCORE, SAM2Base
 from sam2.modeling.sam2_utils import get_1d_sine_pe
 from torch import Tensor
 
-from bokeh_assets.segmentation.sam2.attention import MemoryReader, read_plainly
+from bokeh_assets.segmentation.sam2.attention import MemoryReader, cuts, read_plainly
 from bokeh_assets.segmentation.sam2.mattes import fill_holes
-
-WARM_USES = 2  # a shape of the step runs so often before it is recorded as a CUDA graph
-MAX_GRAPHS = 4
 
 
 class Features(NamedTuple):
@@ -65,7 +62,7 @@ class Tracker:
         network: the model, on its device.
         position: (1, 256, g, g), the image encoder's positions of the top features.
         frame_count: of the video; only matters below `max_obj_ptrs_in_encoder`.
-        graphs: record steps of a recurring shape as CUDA graphs.
+        graphs: record the step as a CUDA graph; in half precision, where memories of any number fit one.
         splits: see `MemoryReader`.
         hole_area: holes of prompted frames to fill before they are remembered, see `fill_holes`.
     """
@@ -86,13 +83,13 @@ class Tracker:
         self._read: Callable[..., Tensor] = partial(read_plainly, network.memory_attention)
         if position.is_cuda:
             self._read = MemoryReader(network.memory_attention, self._grid, splits)
+        self._splits = splits
         self.pointer_reach = min(frame_count, network.max_obj_ptrs_in_encoder) - 1
         self._frames_back = network.num_maskmem - 1
         self._frame_count = frame_count
         self._graphs = graphs
         self._hole_area = hole_area
-        self._uses: dict[tuple[int, int], int] = {}
-        self._recorded: dict[tuple[int, int], _Recorded] = {}
+        self._recorded: dict[int, _Recorded] = {}
         device = position.device
         # Without a prompt the decoder gets one empty point; the same at every frame.
         nowhere = torch.zeros(1, 1, 2, device=device), -torch.ones(1, 1, dtype=torch.int32, device=device)
@@ -154,41 +151,42 @@ class Tracker:
             if earlier is not None:
                 pointers.append(earlier.pointer)
                 ages.append(back)
-        return self._run(features, remembered, places, pointers, ages)
-
-    def _run(
-        self, features: Features, remembered: list[Tensor], places: list[int], pointers: list[Tensor], ages: list[float]
-    ) -> Seen:
-        shape = len(remembered), len(pointers)
-        uses = self._uses[shape] = self._uses.get(shape, 0) + 1
-        if not self._graphs or uses <= WARM_USES:
+        if not (self._graphs and torch.is_autocast_enabled("cuda")):
             place = torch.cat([self._memory_place[i : i + 1] for i in places], dim=1)
             age = torch.tensor(ages, device=place.device)
             memory = torch.cat(remembered, dim=1)
             return Seen(*self._step(features, memory, place, torch.stack(pointers, dim=1), age))
-        if shape not in self._recorded:
-            while len(self._recorded) >= MAX_GRAPHS:
-                del self._recorded[next(iter(self._recorded))]
-            self._recorded[shape] = _Recorded(self._step, features, remembered, pointers)
-        return self._recorded[shape](features, remembered, [self._memory_place[i] for i in places], pointers, ages)
+        prompted = len(memories.prompted)
+        if prompted not in self._recorded:
+            room = prompted + self._frames_back, prompted + self.pointer_reach
+            self._recorded[prompted] = _Recorded(self._step, features, remembered[0], pointers[0], *room, self._splits)
+        return self._recorded[prompted](features, remembered, [self._memory_place[i] for i in places], pointers, ages)
 
     def _step(
-        self, features: Features, memory: Tensor, place: Tensor, pointers: Tensor, ages: Tensor
+        self,
+        features: Features,
+        memory: Tensor,
+        place: Tensor,
+        pointers: Tensor,
+        ages: Tensor,
+        parts: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Logits, new memory and new pointer; nothing here waits for the GPU, so that it can be recorded.
 
         Args:
             memory, place: (1, F·g², 64).
             pointers: (1, P, 256); ages: float32 (P,), frames to each.
+            parts: what of pointers and memory counts, see `MemoryReader`.
         """
         net, grid = self._net, self._grid
         count, width = pointers.shape[1], net.mem_dim
         tokens = pointers.shape[2] // width  # a pointer is cut into tokens of the memories' width
-        memory = torch.cat([memory.to(pointers.dtype), pointers.reshape(1, count * tokens, width)], dim=1)
+        memory = torch.cat([pointers.reshape(1, count * tokens, width), memory.to(pointers.dtype)], dim=1)
         age_code = net.obj_ptr_tpos_proj(get_1d_sine_pe(ages / self.pointer_reach, dim=pointers.shape[2]))
-        place = torch.cat([place, age_code.repeat_interleave(tokens, dim=0)[None].to(place.dtype)], dim=1)
+        place = torch.cat([age_code.repeat_interleave(tokens, dim=0)[None].to(place.dtype), place], dim=1)
         top = features.top.flatten(2).transpose(1, 2)
-        seen = self._read(top, self._position, memory, place, count * tokens)
+        given = () if parts is None else (parts,)
+        seen = self._read(top, self._position, memory, place, count * tokens, *given)
         seen = seen.transpose(1, 2).reshape(1, -1, grid, grid)
 
         several = net.multimask_output_in_sam and net.multimask_output_for_tracking and net.multimask_min_pt_num == 0
@@ -225,20 +223,34 @@ class Tracker:
 
 
 class _Recorded:
-    """A step of one shape as a CUDA graph, with the tensors it reads and writes."""
+    """The step as a CUDA graph, with the tensors it reads and writes.
+
+    There is room for `frames` memories and `count` pointers; those there are lie side by side, pointers at the end
+    of their room and memories at the start of theirs, and attention is told where they begin and end.
+    """
 
     def __init__(
-        self, step: Callable[..., tuple[Tensor, ...]], features: Features, remembered: Sequence[Tensor],
-        pointers: Sequence[Tensor],
-    ) -> None:  # fmt: skip
+        self,
+        step: Callable[..., tuple[Tensor, ...]],
+        features: Features,
+        memory: Tensor,
+        pointer: Tensor,
+        frames: int,
+        count: int,
+        splits: int,
+    ) -> None:
+        _, self._area, width = memory.shape
+        device = memory.device
         self._features = Features(*(x.clone() for x in features))
-        self._memory = torch.cat(list(remembered), dim=1)
-        self._place = torch.zeros(self._memory.shape, device=self._memory.device)
-        self._pointers = torch.stack(list(pointers), dim=1)
-        self._ages = torch.ones(len(pointers), device=self._memory.device)
-        self._known_places: list[int] = []
-        self._known_ages: list[float] = []
-        arguments = (self._features, self._memory, self._place, self._pointers, self._ages)
+        self._memory = torch.zeros(1, frames * self._area, width, dtype=memory.dtype, device=device)
+        self._place = torch.zeros(1, frames * self._area, width, device=device)
+        self._pointers = torch.zeros(1, count, pointer.shape[1], dtype=pointer.dtype, device=device)
+        self._ages = torch.ones(count, device=device)
+        self._head, self._tokens = count * (pointer.shape[1] // width), pointer.shape[1] // width
+        self._splits = splits
+        self._parts = cuts(0, self._head + frames * self._area, splits).to(device)
+        self._known: dict[str, list[float]] = {}
+        arguments = (self._features, self._memory, self._place, self._pointers, self._ages, self._parts)
         main = torch.cuda.current_stream()
         side = torch.cuda.Stream()
         side.wait_stream(main)
@@ -250,22 +262,33 @@ class _Recorded:
             self._out = step(*arguments)
 
     def __call__(
-        self, features: Features, remembered: list[Tensor], places: list[Tensor], pointers: list[Tensor],
+        self,
+        features: Features,
+        remembered: list[Tensor],
+        places: list[Tensor],
+        pointers: list[Tensor],
         ages: list[float],
-    ) -> Seen:  # fmt: skip
+    ) -> Seen:
+        frames, count = len(remembered) * self._area, len(pointers)
+        room = self._pointers.shape[1]
         for held, new in zip(self._features, features, strict=True):
             held.copy_(new)
-        torch.cat(remembered, dim=1, out=self._memory)
-        torch.stack(pointers, dim=1, out=self._pointers)
-        known = [x.data_ptr() for x in places]
-        if known != self._known_places:
-            torch.cat(places, dim=0, out=self._place[0])
-            self._known_places = known
-        for i, age in enumerate(ages):
+        torch.cat(remembered, dim=1, out=self._memory[:, :frames])
+        torch.stack(pointers, dim=1, out=self._pointers[:, room - count :])
+        if self._news("places", [float(x.data_ptr()) for x in places]):
+            torch.cat(places, dim=0, out=self._place[0, :frames])
+        for i, age in self._news("ages", [1.0] * (room - count) + ages):
             # In a long run only the prompts' ages change: one tiny fill each, no transfer.
-            if i >= len(self._known_ages) or self._known_ages[i] != age:
-                self._ages[i].fill_(age)
-        self._known_ages = list(ages)
+            self._ages[i].fill_(age)
+        used = cuts(self._head - count * self._tokens, self._head + frames, self._splits)
+        for i, edge in self._news("parts", used.tolist()):
+            self._parts[i].fill_(edge)
         self._graph.replay()
         logits, memory, pointer = (x.clone() for x in self._out)
         return Seen(logits, memory, pointer)
+
+    def _news(self, what: str, values: list[float]) -> list[tuple[int, float]]:
+        """Those of `values`, with their numbers, that are not as at the last call."""
+        before = self._known.get(what, [])
+        self._known[what] = values
+        return [(i, x) for i, x in enumerate(values) if i >= len(before) or before[i] != x]
