@@ -14,7 +14,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from bokeh_assets.errors import InputError
+from bokeh_assets.errors import InputError, one_line
 from bokeh_assets.inbox import ASKED, TAKEN, Memory, Seen, Stamp, decide
 from bokeh_assets.jobs import process_upload
 from bokeh_assets.partitions import fingerprint, videos
@@ -27,8 +27,12 @@ SUFFIXES = frozenset(
 )
 """File names a video may end in; anything else in the inbox is left alone."""
 
-MOST = 50
-"""Run requests per tick at most; the daemon makes each a run before the tick ends."""
+MOST = 10
+"""Run requests per tick at most: Dagster makes each a run before the tick ends, and on SQLite that takes the daemon
+some seventy commits (0.1 to 0.3 s)."""
+
+QUEUE = 50
+"""Runs of this sensor that may be queued: the rest of a large arrival waits in the inbox, not in the database."""
 
 SECONDS = 2.5
 """Time a tick may spend on looking into files; the rest has its turn at the next tick. Dagster allows 60."""
@@ -96,6 +100,14 @@ class Known:
         """All partition keys."""
         return set(self._instance.get_dynamic_partitions(videos.name or ""))
 
+    def queued(self) -> int:
+        """How many runs of the sensor wait for their turn; `QUEUE` where there are that many or more."""
+        waiting = dg.RunsFilter(
+            statuses=[dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.QUEUED],
+            tags={"dagster/sensor_name": new_uploads.name},
+        )
+        return len(self._instance.get_run_ids(waiting, limit=QUEUE))
+
     def has_run(self, tags: Mapping[str, str]) -> bool:
         """Whether there is a run with these tags, in whatever state."""
         return bool(self._instance.get_run_ids(dg.RunsFilter(tags=dict(tags)), limit=1))
@@ -131,30 +143,33 @@ def new_uploads(context: dg.SensorEvaluationContext, store: StoreResource) -> dg
 
     again = [name for name in decision.asked if seen[name].state == ASKED]
     left = [*again, *decision.ready]
-    while left and len(requests) < MOST and time.monotonic() - start < SECONDS:
+    room = min(MOST, QUEUE - dagster.queued()) if left else 0
+    while left and len(requests) < room and time.monotonic() - start < SECONDS:
         name = left.pop(0)
         try:
             key, needs_run = (seen[name].key, True) if name in again else take(videos_store, name, seen[name], dagster)
-        except (OSError, InputError) as error:
-            failures.append(f"{name}: {error}")
+        except (OSError, ValueError) as error:
+            if not seen[name].tries:  # it is tried again at every tick, and told once
+                context.log.warning(one_line(f"{name} is not taken: {error}"))
+            failures.append(name)
             seen[name] = seen[name]._replace(tries=seen[name].tries + 1)
             continue
         seen[name] = seen[name]._replace(key=key, state=ASKED if needs_run else TAKEN)
         if not needs_run:
-            context.log.info(f"{name}: the same bytes were taken before, as {key}")
+            context.log.info(one_line(f"{name}: the same bytes were taken before, as {key}"))
             continue
         if key not in dagster.keys:
             dagster.keys.add(key)
             new_keys.append(key)
         requests.append(dg.RunRequest(run_key=seen[name].run_key(), partition_key=key, tags={"video": key}))
-        path, megabytes = dg.MetadataValue.path(videos_store.uploads / name), seen[name].stamp.size / 1e6
+        path = dg.MetadataValue.path(one_line(str(videos_store.uploads / name)))
+        megabytes = seen[name].stamp.size / 1e6
         events.append(dg.AssetMaterialization("upload", partition=key, metadata={"path": path, "megabytes": megabytes}))
 
-    if failures:
-        context.log.warning(f"{len(failures)} files are left for the next tick, such as {failures[0]}")
     memory.save(seen)
     if not requests:
         idle = f"nothing new in {videos_store.uploads}; {len(left) + len(decision.waiting)} files are waiting"
+        idle += f", {len(failures)} are not taken, such as {one_line(failures[0])}" if failures else ""
         return dg.SensorResult(skip_reason=idle, cursor=memory.cursor)
     return dg.SensorResult(
         run_requests=requests,

@@ -131,7 +131,7 @@ class Ticks:
         self.data = data
         self.instance = instance
         self.cursor: str | None = None
-        self.now = 0.0
+        self.status = dg.DagsterRunStatus.SUCCESS
 
     def look(self) -> dg.SensorResult:
         """What the sensor says, with nothing done about it: a daemon that dies right then."""
@@ -155,8 +155,9 @@ class Ticks:
         assert request.partition_key and request.run_key
         if self.instance.get_run_ids(dg.RunsFilter(tags={"dagster/run_key": request.run_key})):
             return False
-        tags = {**request.tags, "dagster/run_key": request.run_key, "dagster/partition": request.partition_key}
-        self.instance.add_run(dg.DagsterRun("process_upload", tags=tags))
+        own = {"dagster/run_key": request.run_key, "dagster/sensor_name": "new_uploads"}
+        tags = {**request.tags, **own, "dagster/partition": request.partition_key}
+        self.instance.add_run(dg.DagsterRun("process_upload", tags=tags, status=self.status))
         return True
 
     def upload(self, name: str, data: bytes, mtime: float = 1e9) -> Path:
@@ -172,8 +173,7 @@ class Ticks:
 def tick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     clock = iter(range(2_000_000_000 * SECOND, 3_000_000_000 * SECOND, 15 * SECOND))
     monkeypatch.setattr(sensors.time, "time_ns", lambda: next(clock))
-    (tmp_path / "home").mkdir()
-    with dg.DagsterInstance.local_temp(str(tmp_path / "home")) as instance:
+    with dg.DagsterInstance.ephemeral() as instance:
         yield Ticks(tmp_path, instance)
 
 
@@ -279,8 +279,7 @@ def test_a_fresh_home_on_an_old_store_runs_everything_once(tmp_path: Path, tick:
     tick.upload("film.mp4", b"bytes")
     tick()
     tick()
-    (tmp_path / "other home").mkdir()
-    with dg.DagsterInstance.local_temp(str(tmp_path / "other home")) as instance:
+    with dg.DagsterInstance.ephemeral() as instance:
         other = Ticks(tmp_path, instance)
         assert [len(other()), len(other()), len(other())] == [0, 1, 0]
     assert [tick(), tick()] == [[], []], "two homes do not disturb each other"
@@ -302,6 +301,17 @@ def test_no_more_than_the_limit_are_asked_for_in_one_tick_and_none_is_lost(tick:
         tick.upload(f"{i:04d}.mp4", b"%d" % i)
     assert [len(tick()) for _ in range(5)] == [0, MOST, MOST, 7, 0]
     assert len(tick.instance.get_dynamic_partitions("videos")) == 2 * MOST + 7
+
+
+def test_a_full_queue_keeps_the_rest_in_the_inbox(tick: Ticks, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sensors, "QUEUE", MOST + 3)
+    tick.status = dg.DagsterRunStatus.NOT_STARTED
+    for i in range(2 * MOST):
+        tick.upload(f"{i:04d}.mp4", b"%d" % i)
+    assert [len(tick()) for _ in range(4)] == [0, MOST, 3, 0]
+    for run in tick.instance.get_runs():
+        tick.instance.report_run_failed(run)
+    assert [len(tick()), len(tick())] == [MOST - 3, 0]
 
 
 def test_files_that_cannot_be_taken_do_not_hold_up_the_others(tmp_path: Path, tick: Ticks):
