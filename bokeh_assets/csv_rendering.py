@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bokeh_assets.atomic import new_file, new_folder
 from bokeh_assets.engines import pick_renderer
 from bokeh_assets.errors import InputError
-from bokeh_assets.media.encode import encode
+from bokeh_assets.media.confined import encode
 from bokeh_assets.media.frames import write_picture
 from bokeh_assets.media.timing import read_timing
 from bokeh_assets.rendering.layout import RenderRow, read_csv

@@ -46,7 +46,7 @@ def process(
     Raises:
         InputError: in one line, what was wrong and what to do about it.
     """
-    from bokeh_assets.media.probe import probe
+    from bokeh_assets.media.confined import probe
 
     store = VideoStore()
     probe(path)  # a file that is no video leaves no trace in the store

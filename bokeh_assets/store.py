@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bokeh_assets.atomic import new_file, remove
-from bokeh_assets.errors import InputError
+from bokeh_assets.errors import InputError, one_line
 from bokeh_assets.files import is_regular, open_regular
 from bokeh_assets.partitions import check_key, fingerprint, key_for
 
@@ -152,7 +152,10 @@ class VideoFolder:
         with new_file(self.folder / f"source{suffix}") as copy:
             copy_file(upload, copy)
             copied = fingerprint(copy)
-            yield copy
+            try:
+                yield copy
+            except InputError as error:  # name the user's file, not the copy that is about to go
+                raise InputError(str(error).replace(str(copy), one_line(str(upload)))) from error
             if copied != note["fingerprint"] and self.note() == note:
                 self.write_note(note["path"], copied)  # replaced before its turn came: say what was taken
 

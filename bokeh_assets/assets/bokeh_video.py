@@ -30,9 +30,7 @@ def bokeh_video(
     Rendered by any-to-bokeh where an NVIDIA GPU and its checkpoints are, else by the thin-lens renderer.
     """
     from bokeh_assets.assets.watching import Watcher
-    from bokeh_assets.media.encode import encode
-    from bokeh_assets.media.presentation import read_presentation
-    from bokeh_assets.media.probe import probe
+    from bokeh_assets.media.confined import encode, probe, read_presentation
     from bokeh_assets.media.timing import read_timing
     from bokeh_assets.rendering.layout import read_csv
 

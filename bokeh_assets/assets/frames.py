@@ -30,21 +30,31 @@ def frames(
     Timestamps are kept (variable frame rates too), rotation is resolved, HDR is tone-mapped with a note, and
     cuts are found. The full SHA-256 of the source is taken here.
     """
-    from bokeh_assets.media.extract import TIMING, extract_frames
+    from bokeh_assets.media.confined import extract_frames, probe
+    from bokeh_assets.media.extract import TIMING
     from bokeh_assets.media.frames import FrameFolder
-    from bokeh_assets.media.probe import probe
     from bokeh_assets.media.timing import read_timing
 
     with making("frames", context, store, run) as step:
         video, form = step.video, step.settings.frames.format
         with video.adopting() as source:
             info = probe(source)
-            count = info.frames or round((info.duration or 0) * info.fps) or 1
-            per_frame = info.width * info.height * (2.2 if form == "png" else 0.6)
-            step.need_space(count * (per_frame + 0.6 * info.width * info.height), f"the work on {count} frames")
+            # What the file claims, as far as its size can hold it: a rate of 1000 often only means "it varies".
+            claimed = info.frames or round((info.duration or 0) * info.fps)
+            count = max(1, min(claimed, source.stat().st_size // 8))
+            pixels = info.width * info.height
+            # Frames, and what is made of them; no file takes less than a block, and there are four of each frame.
+            per_frame = pixels * (2.2 if form == "png" else 0.6) + 0.6 * pixels + 4 * 4096
+            step.need_space(count * per_frame, f"the work on {count} frames")
             video.unmake("frames")
             with new_folder(video.frames) as folder, tracked(context, progress, count) as tell:
-                report = extract_frames(source, folder, format=form, progress=tell)
+
+                def told(done: int) -> None:
+                    tell(done)
+                    if done > count:  # the file has more frames than it says
+                        step.need_space(per_frame * max(done, 1000), f"the work on more than {done} frames")
+
+                report = extract_frames(source, folder, format=form, progress=told)
                 # Beside the pictures, not among them: SAM 2's and any-to-bokeh's loaders read every file there.
                 with new_file(video.frames_table) as path:
                     os.replace(folder / TIMING, path)

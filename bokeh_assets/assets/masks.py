@@ -1,5 +1,8 @@
 """masks: a soft matte of the subject for every frame."""
 
+import tempfile
+from pathlib import Path
+
 import dagster as dg
 import numpy as np
 
@@ -30,12 +33,13 @@ def masks(
     The subject is what the settings prompt for; without a prompt one is chosen and shown. Made by SAM 2.1 where
     its checkpoint is, else by the classical segmenter.
     """
+    from bokeh_assets.media.confined import plain_masks
     from bokeh_assets.media.frames import FrameFolder, write_picture
     from bokeh_assets.media.timing import read_timing
     from bokeh_assets.previews import Filmstrip, tinted
     from bokeh_assets.segmentation.classical import choose_subject
 
-    with making("masks", context, store, run) as step:
+    with making("masks", context, store, run) as step, tempfile.TemporaryDirectory(prefix="bokeh-masks-") as scratch:
         video = step.video
         pictures = FrameFolder(video.frames)
         notes = []
@@ -46,6 +50,10 @@ def masks(
             notes.append(f"no subject was given: {reason} (frame {chosen.frame}, box {chosen.box})")
         for prompt in prompts:
             prompt.check(len(pictures), *pictures.size)
+        # The engines get pictures that were decoded in confinement: others may have uploaded them.
+        masked = [prompt for prompt in prompts if prompt.mask is not None]
+        plain = iter(plain_masks([prompt.mask for prompt in masked if prompt.mask], Path(scratch)))
+        prompts = tuple(p.model_copy(update={"mask": next(plain)}) if p.mask is not None else p for p in prompts)
 
         engine = pick_segmenter(step.settings, step.device)
         statistics = checks.MaskStatistics()
