@@ -13,26 +13,51 @@ from pathlib import Path
 TEMPORARY = ".tmp-"
 """Every unfinished output's name starts with this; such a leftover may be deleted when nothing runs."""
 
+_LIBC = ctypes.CDLL(None, use_errno=True) if os.name == "posix" else None
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Unfinished outputs lying directly in `folder`: of work that goes on, or of a process that was killed."""
+    return sorted(folder.glob(f"{TEMPORARY}*"))
+
 
 def _temporary(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(path.parent)
     return path.with_name(f"{TEMPORARY}{secrets.token_hex(4)}-{path.name}")
+
+
+def _make_folder(folder: Path) -> None:
+    """Makes a folder and those above it, each of which a power cut may take no longer once this returns."""
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    _flush_entry(folder.parent)
 
 
 def _flush(path: Path) -> None:
     """Forces what was written to `path` onto the disk, so that a rename never outruns its data."""
+    if not path.is_dir():
+        _flush_entry(path)
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        if path.is_dir() and hasattr(libc := ctypes.CDLL(None), "syncfs"):
-            libc.syncfs(descriptor)  # one call for a folder of thousands of pictures
+        if _LIBC is not None and hasattr(_LIBC, "syncfs"):
+            # One call for a folder of thousands of pictures. It is what tells of a write that failed late.
+            if _LIBC.syncfs(descriptor):
+                number = ctypes.get_errno()
+                raise OSError(number, os.strerror(number), str(path))
         else:
+            for file in path.rglob("*"):
+                _flush_entry(file)
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
-def _flush_entry(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def _flush_entry(path: Path) -> None:
+    """Flushes one file, or the names in one folder."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -68,9 +93,14 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def remove(path: Path) -> None:
-    """Deletes a file or folder, if it is there, so that a half-deleted folder never bears its name."""
-    if not path.is_dir():
-        path.unlink(missing_ok=True)
+    """Deletes a file or folder, if it is there, so that a half-deleted folder never bears its name.
+
+    The deletion of a file is on the disk when this returns: what comes after it never outruns it.
+    """
+    if not path.is_dir() or path.is_symlink():
+        if path.is_symlink() or path.exists():
+            path.unlink(missing_ok=True)
+            _flush_entry(path.parent)
         return
     doomed = _temporary(path)
     os.rename(path, doomed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -144,16 +143,10 @@ def render(csv: Path, out: Path, renderer: str | None, frames: bool, fps: float 
 @click.option("--port", default=3000, show_default=True, type=click.IntRange(1, 65535))
 def dev(host: str, port: int) -> None:
     """Serve the Dagster UI and the daemon (sensor, backfills) on a home that keeps its history."""
-    from bokeh_assets.home import prepare_home
+    from bokeh_assets.development import serve
     from bokeh_assets.store import VideoStore
 
-    store = VideoStore()
-    home = prepare_home(store)
-    click.echo(f"Dagster UI:   http://{host}:{port}")
-    click.echo(f"uploads:      {store.uploads}  (turn the sensor new_uploads on under Automation)")
-    click.echo(f"dagster home: {home}")
-    command = [sys.executable, "-m", "dagster", "dev", "-m", "bokeh_assets.definitions", "-h", host, "-p", str(port)]
-    os.execv(sys.executable, command)
+    sys.exit(serve(VideoStore(), host, port, say=click.echo))
 
 
 @main.group()

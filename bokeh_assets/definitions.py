@@ -3,6 +3,7 @@
 import dagster as dg
 
 from bokeh_assets.assets import ALL
+from bokeh_assets.execution import attended_executor
 from bokeh_assets.jobs import process_upload
 from bokeh_assets.resources import ProgressResource, RunSettings, StoreResource
 from bokeh_assets.sensors import new_uploads
@@ -17,4 +18,6 @@ def resources() -> dict[str, object]:
     }
 
 
-defs = dg.Definitions(assets=ALL, jobs=[process_upload], sensors=[new_uploads], resources=resources())
+defs = dg.Definitions(
+    assets=ALL, jobs=[process_upload], sensors=[new_uploads], resources=resources(), executor=attended_executor
+)

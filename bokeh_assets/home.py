@@ -15,6 +15,8 @@ nux: {enabled: false}
 concurrency:
   runs:
     max_concurrent_runs: 2
+    tag_concurrency_limits:   # runs of one video wait for each other
+      - {key: dagster/partition, value: {applyLimitPerUniqueValue: true}, limit: 1}
   pools:
     granularity: op
     default_limit: 1          # one step at a time on the GPU (pool cuda); raise it with the number of GPUs

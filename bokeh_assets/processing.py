@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+from sqlalchemy.exc import SQLAlchemyError
 
-from bokeh_assets import versions
+from bokeh_assets import versions, workers
+from bokeh_assets.claims import claimed
 from bokeh_assets.errors import InputError
 from bokeh_assets.home import prepare_home
 from bokeh_assets.partitions import videos
 from bokeh_assets.resources import ProgressResource, RunSettings, StoreResource
 from bokeh_assets.settings import adopt_settings, merged_settings
-from bokeh_assets.store import VideoFolder, VideoStore
+from bokeh_assets.store import VideoFolder, VideoStore, storage_trouble
 
 
 def process(
@@ -52,45 +54,72 @@ def process(
     probe(path)  # a file that is no video leaves no trace in the store
     if settings_file is not None and not settings_file.is_file():
         raise InputError(f"{settings_file}: no such settings file")
-    video = store.register(path)
-    if settings_file is not None or overrides:
-        adopt_settings(settings_file or video.settings, video.folder, overrides)
-    settings = merged_settings(video.settings, {})
+    try:
+        return _process(store, path, overrides, settings_file, device, bars, say)
+    except OSError as error:
+        trouble = storage_trouble(error, store.root)
+        if trouble is None:
+            raise
+        raise InputError(trouble) from error
+    except SQLAlchemyError as error:
+        why = " ".join(str(getattr(error, "orig", None) or error).split())
+        raise InputError(
+            f"{store.dagster_home}: Dagster's records cannot be kept there ({why}); make room or set it right, and "
+            "run again"
+        ) from error
 
-    stale = versions.out_of_date(video, settings, device)
-    say(f"{path}: video {video.key}")
-    if stale != list(versions.READS):
-        kept = [asset for asset in versions.READS if asset not in stale]
-        say(f"up to date: {', '.join(kept)}")
-    if stale:
-        _materialize(store, video, stale, device, bars)
+
+def _process(
+    store: VideoStore,
+    path: Path,
+    overrides: Mapping[str, Any],
+    settings_file: Path | None,
+    device: str,
+    bars: bool,
+    say: Callable[[str], None],
+) -> Path:
+    prepare_home(store)
+    logging.getLogger("dagster").setLevel(logging.CRITICAL)
+    with dg.DagsterInstance.get() as instance:
+        workers.live_runs(instance)  # lays to rest those that were killed
+        workers.free_slots(instance)
+        video = store.register(path)
+        say(f"{path}: video {video.key}")
+        with claimed(video, say, instance):
+            if settings_file is not None or overrides:
+                adopt_settings(settings_file or video.settings, video.folder, overrides)
+            stale = versions.out_of_date(video, merged_settings(video.settings, {}), device)
+            if stale != list(versions.READS):
+                kept = [asset for asset in versions.READS if asset not in stale]
+                say(f"up to date: {', '.join(kept)}")
+            if stale:
+                _materialize(instance, store, video, stale, device, bars)
     for line in _told(video):
         say(line)
     return video.bokeh
 
 
-def _materialize(store: VideoStore, video: VideoFolder, assets: list[str], device: str, bars: bool) -> None:
+def _materialize(
+    instance: dg.DagsterInstance, store: VideoStore, video: VideoFolder, assets: list[str], device: str, bars: bool
+) -> None:
     from bokeh_assets.assets import ALL
 
-    prepare_home(store)
-    logging.getLogger("dagster").setLevel(logging.CRITICAL)
-    with dg.DagsterInstance.get() as instance:
-        if not instance.has_dynamic_partition(videos.name or "", video.key):
-            instance.add_dynamic_partitions(videos.name or "", [video.key])
-        result = dg.materialize(
-            ALL,
-            selection=dg.AssetSelection.assets(*assets),
-            partition_key=video.key,
-            instance=instance,
-            resources={
-                "store": StoreResource(data_dir=str(store.root)),
-                "run": RunSettings(device=device),
-                "progress": ProgressResource(bars=bars),
-            },
-            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-            tags={"video": video.key},
-            raise_on_error=False,
-        )
+    if not instance.has_dynamic_partition(videos.name or "", video.key):
+        instance.add_dynamic_partitions(videos.name or "", [video.key])
+    result = dg.materialize(
+        ALL,
+        selection=dg.AssetSelection.assets(*assets),
+        partition_key=video.key,
+        instance=instance,
+        resources={
+            "store": StoreResource(data_dir=str(store.root)),
+            "run": RunSettings(device=device),
+            "progress": ProgressResource(bars=bars),
+        },
+        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+        tags={"video": video.key, **workers.tag(None)},
+        raise_on_error=False,
+    )
     if not result.success:
         raise InputError(_why(result) or f"{video.key}: the run {result.run_id} failed; see it in the UI")
 
@@ -112,7 +141,7 @@ def _told(video: VideoFolder) -> list[str]:
     """What a user should know of a finished video: the engines and the notes."""
     lines = []
     for asset in versions.READS:
-        record = video.made(asset) or {}
+        record = video.made(asset) or video.cleaned(asset) or {}
         if "engine" in record:
             lines.append(f"{asset}: {record['engine']} on {record['device']} ({record['engine chosen because']})")
         lines += [f"{asset}: {note}" for note in record.get("notes", ())]

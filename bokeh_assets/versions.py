@@ -62,13 +62,20 @@ def version(asset: str, shape: Mapping[str, Any], inputs: Mapping[str, str]) -> 
 
 
 def out_of_date(video: VideoFolder, settings: VideoSettings, device: str = "auto") -> list[str]:
-    """The assets of a video that must be made (again) for these settings, in order of making."""
+    """The assets of a video that must be made (again) for these settings, in order of making.
+
+    What was cleaned away is made again only where something that must be made reads it.
+    """
     current: dict[str, str] = {}
     for asset, reads in READS.items():
-        made = video.made(asset)
+        made = video.made(asset) or video.cleaned(asset)
         if made is None or not all(name in current for name in reads):
             continue
         inputs = {name: current[name] for name in reads} or {"source": made["inputs"]["source"]}
         if made["version"] == version(asset, shaping(asset, settings, device), inputs):
             current[asset] = made["version"]
-    return [asset for asset in READS if asset not in current]
+    stale = {asset for asset in READS if asset not in current}
+    for asset in reversed(READS):
+        if asset in stale:
+            stale.update(name for name in READS[asset] if video.made(name) is None)
+    return [asset for asset in READS if asset in stale]

@@ -40,9 +40,9 @@ def bokeh_video(
         table, _ = read_timing(video.frames_table)
         engine = pick_renderer(settings, step.device)
         watcher = Watcher(row)
-        video.unmake("bokeh_video")
         with new_file(video.bokeh) as path, tracked(context, progress, len(table)) as tell:
-            rendered = engine.build().render(row.frames, row.disparity, row.mattes, row.focus, progress=tell)
+            renderer = engine.build()
+            rendered = renderer.render(row.frames, row.disparity, row.mattes, row.focus, progress=tell)
             report = encode(
                 watcher.watch(rendered),
                 path,
@@ -51,6 +51,7 @@ def bokeh_video(
                 codec=settings.output.codec,
                 quality=settings.output.quality,
             )
+            video.unmake("bokeh_video")
 
         made = read_presentation(video.bokeh)
         sound_track = "; ".join(report.audio) or "none"
@@ -64,6 +65,7 @@ def bokeh_video(
                 "duration": round(made.end, 4),
                 "megabytes": round(video.bokeh.stat().st_size / 1e6, 3),
                 "audio": sound_track,
+                "rendered with": renderer.how,
                 "codec": settings.output.codec,
                 "path": dg.MetadataValue.path(video.bokeh),
             },

@@ -41,7 +41,6 @@ def depth_maps(
         engine = pick_depth(step.settings, step.device)
         strip = Filmstrip(len(pictures))
         spread: list[float] = []
-        video.unmake("depth_maps")
         with new_folder(video.disparity) as folder, tracked(context, progress, len(pictures)) as tell:
             for i, disparity in enumerate(engine.build().estimate(pictures, shots, progress=tell)):
                 write_picture(folder / f"{i:05d}.png", np.rint(disparity * 255).astype(np.uint8))
@@ -49,6 +48,7 @@ def depth_maps(
                 spread.append(float(high - low))
                 if strip.wants(i):
                     strip.add(i, coloured(disparity))
+            video.unmake("depth_maps")
         return step.finish(
             {
                 **strip.metadata(),

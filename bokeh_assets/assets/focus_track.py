@@ -40,13 +40,13 @@ def focus_track(
         shots = table["shot"].to_list()
         mattes = MapFolder(video.masks)
         disparity = step.rendered_disparity(table)
-        video.unmake("focus_track")
         with tracked(context, progress, len(table)) as tell:
             focus = track_focus(
                 disparity, mattes, table["seconds"].to_list(), shots, settings.focus, settings.blur, progress=tell
             )
         with new_file(video.focus) as path:
             focus.to_parquet(path, index=False)
+            video.unmake("focus_track")
         top = float(max(focus["k"].max(), 1.0))
         return step.finish(
             {

@@ -46,7 +46,6 @@ def frames(
             # Frames, and what is made of them; no file takes less than a block, and there are four of each frame.
             per_frame = pixels * (2.2 if form == "png" else 0.6) + 0.6 * pixels + 4 * 4096
             step.need_space(count * per_frame, f"the work on {count} frames")
-            video.unmake("frames")
             with new_folder(video.frames) as folder, tracked(context, progress, count) as tell:
 
                 def told(done: int) -> None:
@@ -55,6 +54,7 @@ def frames(
                         step.need_space(per_frame * max(done, 1000), f"the work on more than {done} frames")
 
                 report = extract_frames(source, folder, format=form, progress=told)
+                video.unmake("frames")
                 # Beside the pictures, not among them: SAM 2's and any-to-bokeh's loaders read every file there.
                 with new_file(video.frames_table) as path:
                     os.replace(folder / TIMING, path)

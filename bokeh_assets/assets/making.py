@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import multiprocessing
+import os
 import signal
 import sys
 import time
@@ -19,11 +20,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 from bokeh_assets import versions
+from bokeh_assets.atomic import leftovers, remove
+from bokeh_assets.claims import claim
 from bokeh_assets.engines import Choice
 from bokeh_assets.errors import InputError
 from bokeh_assets.resources import ProgressResource, RunSettings, StoreResource
 from bokeh_assets.settings import merged_settings
-from bokeh_assets.store import check_space, disk_full
+from bokeh_assets.store import VideoFolder, check_space, storage_trouble
 
 GROUP = "bokeh"
 
@@ -132,23 +135,31 @@ class Making:
 def making(asset: str, context: dg.AssetExecutionContext, store: StoreResource, run: RunSettings) -> Iterator[Making]:
     """Everything around the making of one asset of one video.
 
-    Holds the video's lock, forgets that the asset was finished, and turns what a user can mend into one clear
-    failure that is not retried.
+    Holds the video's lock and the run's claim to the video, and turns what a user can mend into one clear failure
+    that is not retried.
     """
     die_with_parent()
     try:
-        with store.open().video(context.partition_key).lock():
-            step = Making(asset, context, store, run)
-            yield step
+        video = store.open().video(context.partition_key)
+        with video.lock():
+            claim(video, context.run.run_id, context.instance)
+            _sweep(video)
+            yield Making(asset, context, store, run)
     except InputError as error:
         raise dg.Failure(str(error), allow_retries=False) from error
     except OSError as error:
-        if not disk_full(error):
+        trouble = storage_trouble(error, store.open().root)
+        if trouble is None:
             raise
-        raise dg.Failure(
-            f"{error.filename or store.open().root}: the disk is full; make room or set BOKEH_DATA_DIR to another disk",
-            allow_retries=False,
-        ) from error
+        raise dg.Failure(trouble, allow_retries=False) from error
+
+
+def _sweep(video: VideoFolder) -> None:
+    """Deletes unfinished outputs of a step that was killed, which would else take the room this one needs."""
+    outputs = ("source", "frames", "masks", "disparity", "focus.parquet", "render", "bokeh")
+    for path in leftovers(video.folder):
+        if path.name.split("-", 2)[-1].startswith(outputs):
+            remove(path)
 
 
 @contextmanager
@@ -166,6 +177,9 @@ def die_with_parent() -> None:
 
     Only in a process that Dagster's multiprocess executor made for one step; in-process runs are left alone.
     """
-    if sys.platform == "linux" and multiprocessing.parent_process() is not None:
+    parent = multiprocessing.parent_process()
+    if sys.platform == "linux" and parent is not None:
         set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
         ctypes.CDLL(None).prctl(set_parent_death_signal, int(signal.SIGKILL), 0, 0, 0)
+        if not parent.is_alive():  # it died while this process was still starting: no signal will come
+            os._exit(1)

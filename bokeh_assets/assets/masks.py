@@ -58,13 +58,13 @@ def masks(
         engine = pick_segmenter(step.settings, step.device)
         statistics = checks.MaskStatistics()
         strip = Filmstrip(len(pictures), extra=[prompt.frame for prompt in prompts][:4])
-        video.unmake("masks")
         with new_folder(video.masks) as folder, tracked(context, progress, len(pictures)) as tell:
             for i, matte in enumerate(engine.build().segment(pictures, prompts, progress=tell)):
                 write_picture(folder / f"{i:05d}.png", np.rint(matte * 255).astype(np.uint8))
                 statistics.add(matte)
                 if strip.wants(i):
                     strip.add(i, tinted(pictures[i], matte))
+            video.unmake("masks")
 
         if statistics.empty:
             notes.append(f"the subject is not in the picture in frames {checks.ranges(statistics.empty)}")

@@ -46,7 +46,6 @@ def render_csv(
         focus = pd.read_parquet(video.focus)
         maps = MapFolder(video.disparity)
         linked = [maps.file(i) for i in range(len(maps))]
-        video.unmake("render_csv")
         with new_folder(video.render) as folder, tracked(context, progress, len(focus)) as tell:
             write_layout(
                 folder,
@@ -56,6 +55,7 @@ def render_csv(
                 mattes_folder=video.masks,
                 home=video.render,
             )
+            video.unmake("render_csv")
         row = read_csv(video.render_csv)[0]
         strip = Filmstrip(len(row.frames))
         for frame in strip.frames:
