@@ -149,6 +149,22 @@ def dev(host: str, port: int) -> None:
     sys.exit(serve(VideoStore(), host, port, say=click.echo))
 
 
+@main.command()
+@click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
+@click.option(
+    "--intermediates-older-than",
+    type=click.FloatRange(min=0),
+    metavar="DAYS",
+    help="Also remove frames, masks, depth and render pictures of finished videos; they can be made again to the byte.",
+)
+def clean(dry_run: bool, intermediates_older_than: float | None) -> None:
+    """Remove what killed processes left unfinished and the outputs of deleted partitions; never an upload."""
+    from bokeh_assets.housekeeping import clean as clean_store
+    from bokeh_assets.store import VideoStore
+
+    clean_store(VideoStore(), intermediates_older_than=intermediates_older_than, dry_run=dry_run, say=click.echo)
+
+
 @main.group()
 def checkpoints() -> None:
     """The official model files: list, download, verify."""

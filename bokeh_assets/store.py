@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from bokeh_assets.atomic import new_file, remove
 from bokeh_assets.errors import InputError, one_line
@@ -49,10 +49,31 @@ class VideoFolder:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Held while one asset of the video is made; a second run waits here instead of mixing its output."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        while True:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with (self.folder / ".lock").open("w") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                if not self._holds(file):
+                    continue  # the folder was cleaned away while we waited
+                yield
+                return
+
+    @contextmanager
+    def try_lock(self) -> Iterator[bool]:
+        """The same lock where nobody has it; whether it could be had is handed to the block."""
         with (self.folder / ".lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                free = self._holds(file)
+            except BlockingIOError:
+                free = False
+            yield free
+
+    def _holds(self, file: IO[str]) -> bool:
+        try:
+            return os.path.samestat(os.fstat(file.fileno()), (self.folder / ".lock").stat())
+        except FileNotFoundError:
+            return False
 
     # What was made, and from what -------------------------------------------------------------------------
 

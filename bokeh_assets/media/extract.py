@@ -129,7 +129,6 @@ def file_sha256(path: Path, alive: Callable[[], None] = lambda: None) -> str:
 
 def _facts(info: VideoInfo, sha256: str, start_pts: int, warnings: list[str]) -> dict[str, Any]:
     return {
-        "name": info.path.name,
         "sha256": sha256,
         "time_base": str(info.time_base),
         "start_pts": start_pts,
