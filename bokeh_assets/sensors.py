@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -27,14 +27,17 @@ SUFFIXES = frozenset(
 )
 """File names a video may end in; anything else in the inbox is left alone."""
 
-MOST = 10
-"""Run requests per tick at most: Dagster makes each a run before the tick ends, and on SQLite that takes the daemon
-some seventy commits (0.1 to 0.3 s)."""
+FEW, MOST = 3, 50
+"""Run requests of a tick: at first, and at most."""
+
+RUN_SECONDS = 1.5
+"""Time a tick may spend on making runs. Dagster makes them before the tick ends, each with some seventy commits on
+SQLite: 0.1 s on a good disk, 2 s on a busy one."""
 
 QUEUE = 50
 """Runs of this sensor that may be queued: the rest of a large arrival waits in the inbox, not in the database."""
 
-SECONDS = 2.5
+SECONDS = 1.5
 """Time a tick may spend on looking into files; the rest has its turn at the next tick. Dagster allows 60."""
 
 
@@ -86,7 +89,7 @@ def take(store: VideoStore, name: str, seen: Seen, dagster: Known) -> tuple[str,
     if video.key not in dagster.keys:
         return video.key, True
     started = video.source is not None or (video.folder / "made").exists()
-    return video.key, not started and not dagster.has_run({"dagster/partition": video.key})
+    return video.key, not started and dagster.run({"dagster/partition": video.key}) is None
 
 
 class Known:
@@ -108,9 +111,17 @@ class Known:
         )
         return len(self._instance.get_run_ids(waiting, limit=QUEUE))
 
-    def has_run(self, tags: Mapping[str, str]) -> bool:
-        """Whether there is a run with these tags, in whatever state."""
-        return bool(self._instance.get_run_ids(dg.RunsFilter(tags=dict(tags)), limit=1))
+    def run(self, tags: Mapping[str, str]) -> dg.RunRecord | None:
+        """The newest run with these tags, in whatever state."""
+        return next(iter(self._instance.get_run_records(dg.RunsFilter(tags=dict(tags)), limit=1)), None)
+
+
+def batch(created: Sequence[float]) -> int:
+    """How many runs to ask for in a tick, from when (seconds) Dagster made those of the tick before."""
+    if len(created) < 2:
+        return FEW
+    each = (max(created) - min(created)) / (len(created) - 1)
+    return max(2, min(MOST, int(RUN_SECONDS / max(each, 1e-3))))
 
 
 @dg.sensor(
@@ -135,15 +146,19 @@ def new_uploads(context: dg.SensorEvaluationContext, store: StoreResource) -> dg
     requests: list[dg.RunRequest] = []
     events: list[dg.AssetMaterialization] = []
     new_keys: list[str] = []
+    familiar: list[str] = []
     failures: list[str] = []
 
+    created = []
     for name in decision.asked:
-        if dagster.has_run({"dagster/run_key": seen[name].run_key()}):
+        run = dagster.run({"dagster/run_key": seen[name].run_key()})
+        if run is not None:
+            created.append(run.create_timestamp.timestamp())
             seen[name] = seen[name]._replace(state=TAKEN)
 
     again = [name for name in decision.asked if seen[name].state == ASKED]
     left = [*again, *decision.ready]
-    room = min(MOST, QUEUE - dagster.queued()) if left else 0
+    room = min(batch(created), QUEUE - dagster.queued()) if left else 0
     while left and len(requests) < room and time.monotonic() - start < SECONDS:
         name = left.pop(0)
         try:
@@ -156,7 +171,7 @@ def new_uploads(context: dg.SensorEvaluationContext, store: StoreResource) -> dg
             continue
         seen[name] = seen[name]._replace(key=key, state=ASKED if needs_run else TAKEN)
         if not needs_run:
-            context.log.info(one_line(f"{name}: the same bytes were taken before, as {key}"))
+            familiar.append(f"{name} as {key}")
             continue
         if key not in dagster.keys:
             dagster.keys.add(key)
@@ -166,6 +181,9 @@ def new_uploads(context: dg.SensorEvaluationContext, store: StoreResource) -> dg
         megabytes = seen[name].stamp.size / 1e6
         events.append(dg.AssetMaterialization("upload", partition=key, metadata={"path": path, "megabytes": megabytes}))
 
+    if familiar:
+        some = one_line(", ".join(familiar[:3]))
+        context.log.info(f"{len(familiar)} files hold bytes that were taken before: {some}")
     memory.save(seen)
     if not requests:
         idle = f"nothing new in {videos_store.uploads}; {len(left) + len(decision.waiting)} files are waiting"

@@ -12,7 +12,7 @@ from bokeh_assets import sensors
 from bokeh_assets.inbox import ASKED, TAKEN, WAITING, Memory, Seen, Stamp, decide
 from bokeh_assets.partitions import key_for, videos
 from bokeh_assets.resources import StoreResource
-from bokeh_assets.sensors import MOST, list_inbox, new_uploads
+from bokeh_assets.sensors import FEW, MOST, batch, list_inbox, new_uploads
 from bokeh_assets.store import VideoStore
 
 SECOND = 10**9
@@ -173,6 +173,7 @@ class Ticks:
 def tick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     clock = iter(range(2_000_000_000 * SECOND, 3_000_000_000 * SECOND, 15 * SECOND))
     monkeypatch.setattr(sensors.time, "time_ns", lambda: next(clock))
+    monkeypatch.setattr(sensors, "batch", lambda created: MOST)
     with dg.DagsterInstance.ephemeral() as instance:
         yield Ticks(tmp_path, instance)
 
@@ -303,6 +304,14 @@ def test_no_more_than_the_limit_are_asked_for_in_one_tick_and_none_is_lost(tick:
     assert len(tick.instance.get_dynamic_partitions("videos")) == 2 * MOST + 7
 
 
+@pytest.mark.parametrize(
+    ("seconds", "runs"),
+    [([], FEW), ([5.0], FEW), ([5.0, 5.1, 5.2], 14), ([5.0, 5.0], MOST), ([5.0, 9.0], 2), ([7.0, 5.0, 6.0], 2)],
+)
+def test_as_many_runs_are_asked_for_as_dagster_can_make_in_time(seconds: list[float], runs: int):
+    assert batch(seconds) == runs
+
+
 def test_a_full_queue_keeps_the_rest_in_the_inbox(tick: Ticks, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sensors, "QUEUE", MOST + 3)
     tick.status = dg.DagsterRunStatus.NOT_STARTED
@@ -320,10 +329,11 @@ def test_files_that_cannot_be_taken_do_not_hold_up_the_others(tmp_path: Path, ti
         (tmp_path / "uploads" / f"a {i}.yaml").write_text("focuss: 1\n")
     tick.upload("z.mp4", b"well")
     tick()
-    assert [request.partition_key for request in tick()] == [key_for(tmp_path / "uploads" / "z.mp4")]
+    taken = [request.partition_key for _ in range(5) for request in tick()]
+    assert taken == [key_for(tmp_path / "uploads" / "z.mp4")]
     for i in range(MOST + 5):
         (tmp_path / "uploads" / f"a {i}.yaml").write_text("focus: 1\n")
-    assert [len(tick()), len(tick())] == [MOST, 5]
+    assert sum(len(tick()) for _ in range(9)) == MOST + 5
 
 
 def test_a_file_that_changes_while_it_is_looked_at_waits(tick: Ticks, monkeypatch: pytest.MonkeyPatch):
