@@ -15,8 +15,10 @@ from bokeh_assets.rendering.thin_lens import ThinLensRenderer
 from bokeh_assets.rendering.thin_lens.aperture import Aperture, kernel
 from bokeh_assets.rendering.thin_lens.colour import linear_to_srgb
 from bokeh_assets.rendering.thin_lens.picture import photograph_frame
+from bokeh_assets.rendering.thin_lens.scene import STEP, widest
 from bokeh_assets.rendering.thin_lens.steady import Shot, shrunk, steady
 from bokeh_assets.rendering.thin_lens.truth import make_scene
+from bokeh_assets.rendering.thin_lens.unmix import unmix
 
 
 def focus(zf: float, k: float, frames: int = 1) -> pd.DataFrame:
@@ -179,3 +181,49 @@ def test_frames_rendered_side_by_side_come_in_order_and_as_if_alone() -> None:
         torch.set_num_threads(before)
     alone = [renderer.picture(f, d, None, 0.5, 150) for f, d in zip(frames, depths, strict=True)]
     assert all(np.array_equal(a, b) for a, b in zip(pictures, alone, strict=True))
+
+
+def edges() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Light and place of a scene with strands, and which pixels may be mixed."""
+    scene = make_scene("lamps", 4, (80, 120))
+    light = torch.from_numpy(np.ascontiguousarray(scene.centre_view().transpose(2, 0, 1)))
+    place = torch.from_numpy(scene.disparity().astype(np.float32) / 10)
+    return light, place, (widest(place, 1) - place > STEP) | (place + widest(-place, 1) > STEP)
+
+
+@pytest.mark.parametrize("with_matte", [False, True])
+def test_mixed_pixels_are_taken_apart_alike_on_both_paths(with_matte: bool) -> None:
+    light, place, beside = edges()
+    matte = (place > 3).float() if with_matte else None
+    fast, reference = (unmix(light, place, beside, STEP, matte, reference) for reference in (False, True))
+    for name in ("alpha", "front", "front_place", "back", "back_place"):
+        assert float((getattr(fast, name) - getattr(reference, name)).abs().max()) < 1e-3
+
+
+def test_mixed_pixels_are_taken_apart_into_what_they_were_mixed_of() -> None:
+    near, far = torch.tensor([0.8, 0.1, 0.1]), torch.tensor([0.1, 0.2, 0.7])
+    light = far[:, None, None].repeat(1, 20, 20)
+    light[:, :, 10:] = near[:, None, None]
+    light[:, :, 9] = (0.3 * near + 0.7 * far)[:, None]
+    place = torch.zeros(20, 20)
+    place[:, 10:] = 8
+    beside = torch.zeros(20, 20, dtype=torch.bool)
+    beside[:, 9:11] = True
+    mixed = unmix(light, place, beside, STEP)
+    alpha = mixed.alpha.reshape(20, 2)
+    assert torch.allclose(alpha, torch.tensor([0.3, 1.0]).expand(20, 2), atol=0.05)
+    colours = alpha.flatten() * mixed.front + (1 - alpha.flatten()) * mixed.back
+    assert torch.allclose(colours, light[:, beside], atol=5e-3)
+    assert torch.allclose(mixed.front, near[:, None].expand(3, 40), atol=0.05)
+    assert (mixed.front_place == 8).all() and (mixed.back_place == 0).all()
+
+
+def test_surfaces_close_behind_each_other_do_not_mix() -> None:
+    """Little blur, and little of it between near and far: still the near side hides the far one."""
+    frame = np.full((60, 90, 3), (20, 20, 220), np.uint8)
+    frame[:, :45] = (230, 30, 20)
+    depth = np.full((60, 90), 0.4)
+    depth[:, :45] = 0.6
+    for zf, k in ((0.6, 120), (0.4, 120), (0.6, 90)):
+        out = one(frame, depth, zf, k).astype(int)
+        assert np.abs(out[:, :38] - frame[:, :38]).max() <= 1 and np.abs(out[:, 52:] - frame[:, 52:]).max() <= 1

@@ -1,8 +1,7 @@
 """From one picture and its depth to a scene: what is in front, and what stands hidden behind it.
 
-At an edge a pixel is a mixture I = a F + (1 - a) B of the near side's colour F and the far side's B. Both are
-guessed from clean pixels beside the edge, the coverage a is read off the line between them (or taken from the
-subject's matte), and F and B are then solved for, so that what is blurred is never a colour of both.
+At an edge a pixel is a mixture of what is near and what is far; `unmix` takes it apart, so that what is blurred is
+never a colour of both. Farther behind an edge the far side is continued from what is seen of it.
 """
 
 from __future__ import annotations
@@ -16,12 +15,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bokeh_assets.rendering.thin_lens.fill_cpu import push_pull_cpu
+from bokeh_assets.rendering.thin_lens.unmix import unmix
 
-STEP = 2.0  # planes between two neighbours from which they belong to different things
+STEP = 1.2  # planes between two neighbours from which they belong to different things
 SEEDS = 5  # pixels from an edge within which a side tells how it goes on
 SMOOTH = 1.0  # planes within the same distance up to which depth is one slope without edges
 BAND = 1  # pixels beside an edge that may be mixtures
-LINE_NOISE = 0.15  # squared distance of F and B (linear light) at which colour and outline weigh alike
 
 
 @dataclass(frozen=True)
@@ -137,48 +136,19 @@ def split(light: Tensor, place: Tensor, reach: float, matte: Tensor | None = Non
     # 8-bit depth climbs a slope in stairs, and every stair would leave a gap in the blur.
     place = torch.where(high - low < SMOOTH, mean(place, 2), place)
     beside = (widest(place, BAND) - place > STEP) | (place + widest(-place, BAND) > STEP)
-    far_side, near_side = high - place > STEP, place - low > STEP
-    clean = torch.where(beside, 1e-3, 1.0)
+    far_side = high - place > STEP
     if not bool(far_side.any()):
         none = torch.zeros_like(place)
         return Scene(light, none + 1, place, light, none, place)
     levels = max(3, int(reach).bit_length() + 1)
-    told = torch.cat([light, place[None]] if matte is None else [light, place[None], matte[None]])
-    behind, known = push_pull(told, far_side * clean, levels)
-    before, _ = push_pull(told, near_side * clean, 3)
+    behind, known = push_pull(torch.cat([light, place[None]]), far_side * torch.where(beside, 1e-3, 1.0), levels)
     hidden = ((known > 1e-6) & (place - behind[3] > STEP)) | beside
-
-    # Only the pixels of the band are worked on: they are few.
+    mixed = unmix(light, place, beside, STEP, matte)
     at = beside.nonzero(as_tuple=True)
-    lowest, highest = -widest(-place, BAND), widest(place, BAND)
-    is_front = (place - lowest > highest - place).float()
-    hard = is_front[at]
-    mixed, fore, rear = light[:, at[0], at[1]], before[:3, at[0], at[1]], behind[:3, at[0], at[1]]
-    line = fore - rear
-    length = (line * line).sum(0)
-    on_line = (((mixed - rear) * line).sum(0) / length.clamp_min(1e-6)).clamp(0, 1)
-    trust = length / (length + LINE_NOISE)
-    # Where colours cannot tell, the depth map's own hard outline.
-    coverage = trust * on_line + (1 - trust) * hard
-    # The depth map says which side has the greater share.
-    coverage = torch.where(hard > 0, coverage.clamp_min(0.5), coverage.clamp_max(0.5))
-    if matte is not None:
-        # The matte is a mixture as well, of the subject's share on either side.
-        fore_subject, rear_subject = before[4][at], behind[4][at]
-        contrast = fore_subject - rear_subject
-        given = ((matte[at] - rear_subject) / torch.where(contrast.abs() < 0.5, 1.0, contrast)).clamp(0, 1)
-        coverage = torch.where(contrast.abs() < 0.5, coverage, given)
-
-    # Colours of both sides, from the mixture where they have a share in it.
-    solved = ((mixed - (1 - coverage) * rear) / coverage.clamp_min(0.3)).clamp_min(0)
-    solved = torch.minimum(solved, torch.maximum(mixed, fore).clamp_min(1.0))
     front, back, alpha = light.clone(), behind[:3].clone(), torch.ones_like(place)
-    front[:, at[0], at[1]] = torch.where(coverage > 0.3, solved, fore)
-    seen = ((mixed - coverage * fore) / (1 - coverage).clamp_min(0.3)).clamp_min(0)
-    seen = torch.minimum(seen, torch.maximum(mixed, rear).clamp_min(1.0))
-    back[:, at[0], at[1]] = torch.where(coverage < 0.7, seen, rear)
-    alpha[at] = coverage
     near_place, far_place = place.clone(), behind[3].clone()
-    near_place[at] = highest[at]
-    far_place[at] = torch.where(hard == 0, place[at], far_place[at])
+    alpha[at], near_place[at], far_place[at] = mixed.alpha, mixed.front_place, mixed.back_place
+    front[:, at[0], at[1]], back[:, at[0], at[1]] = mixed.front, mixed.back
+    # On one plane they could not be told apart.
+    far_place = torch.minimum(far_place, near_place - 2).clamp_min(0)
     return Scene(front, alpha, near_place, back, hidden.float(), far_place)
