@@ -15,6 +15,7 @@ from bokeh_assets.rendering.thin_lens.aperture import Aperture
 from bokeh_assets.rendering.thin_lens.axis import Axis, axis_for
 from bokeh_assets.rendering.thin_lens.colour import decode
 from bokeh_assets.rendering.thin_lens.finish import finish
+from bokeh_assets.rendering.thin_lens.paths_cuda import triton_works
 from bokeh_assets.rendering.thin_lens.planes_cpu import photograph_cpu
 from bokeh_assets.rendering.thin_lens.scene import Scene, split
 
@@ -49,7 +50,7 @@ def photograph_frame(
         k: blur strength (radius in pixels at width 1024 per unit of disparity).
         lens: aperture and glass; an ideal round one where None.
         grain: share of the source's grain put back into what was blurred.
-        reference: use the path of GPUs on the CPU too.
+        reference: use the path of GPUs on the CPU too, and on GPUs the one without Triton.
     """
     scale = k * frame.shape[1] / 1024
     low, high = (float(v) for v in torch.stack(torch.aminmax(depth)).cpu())
@@ -58,15 +59,32 @@ def photograph_frame(
     if reach < IN_FOCUS:
         return frame
     axis = axis_for(nearest, farthest)
-    light = decode(frame, lens.highlights if lens else 0.0)
+    highlights = lens.highlights if lens else 0.0
+    if triton_works(frame.device) and not reference:
+        from bokeh_assets.rendering.thin_lens.colour_cuda import finish_cuda, prepare_cuda
+
+        light, place = prepare_cuda(frame, depth, axis, zf, scale, highlights)
+        return finish_cuda(through_lens(split(light, place, reach, matte), axis, lens, reach), frame, grain)
+    light = decode(frame, highlights)
     scene = split(light, axis.place((depth - zf) * scale), reach, matte)
     photo = through_lens(scene, axis, lens, reach, photograph if reference else None)
     return finish(photo, frame, grain)
 
 
+def method_for(device: torch.device) -> Method:
+    """What blurs and stacks fastest on a device."""
+    if device.type == "cpu":
+        return photograph_cpu
+    if triton_works(device):
+        from bokeh_assets.rendering.thin_lens.planes_cuda import photograph_cuda
+
+        return photograph_cuda
+    return photograph
+
+
 def through_lens(scene: Scene, axis: Axis, lens: Lens | None, reach: float, method: Method | None = None) -> Tensor:
     """Linear light (3, H, W): the scene photographed once for every colour and shape of the aperture."""
-    method = method or (photograph_cpu if scene.alpha.device.type == "cpu" else photograph)
+    method = method or method_for(scene.alpha.device)
     if lens is None:
         return method(scene, axis, Aperture())
     aperture = Aperture(lens.blades, lens.rotation, lens.anamorphic)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from threading import Barrier
+from contextlib import nullcontext
+from itertools import islice
+from threading import Barrier, local
 
 import numpy as np
 import pandas as pd
@@ -16,10 +18,12 @@ from bokeh_assets.devices import pick_device
 from bokeh_assets.errors import InputError
 from bokeh_assets.rendering.base import Progress, radius_per_disparity
 from bokeh_assets.rendering.lens import Lens
+from bokeh_assets.rendering.thin_lens.paths_cuda import path_of
 from bokeh_assets.rendering.thin_lens.picture import photograph_frame
 from bokeh_assets.rendering.thin_lens.steady import Shot, shrunk, steady
 
 IN_FLIGHT = 4  # frames rendered at a time at most: each holds some 350 bytes per pixel
+IN_FLIGHT_GPU = 2  # one is computed while others are copied
 
 
 class ThinLensRenderer:
@@ -43,6 +47,12 @@ class ThinLensRenderer:
         self.grain = grain
         self.steady = steady
         self.device = pick_device(device)
+        self._queues = local()
+
+    @property
+    def how(self) -> str:
+        """See `Renderer.how`."""
+        return path_of(self.device)
 
     def render(
         self,
@@ -63,8 +73,15 @@ class ThinLensRenderer:
 
     def _pictures(self, shots: Iterable[Shot]) -> Iterator[NDArray[np.uint8]]:
         """In order; on the CPU as many at a time as there are threads, because whole frames side by side lose
-        nothing to waiting for each other."""
-        workers = 1 if self.device.type != "cpu" else min(torch.get_num_threads(), IN_FLIGHT)
+        nothing to waiting for each other; on a GPU a few, so that copies and computing overlap."""
+        if self.device.type == "cpu":
+            workers = min(torch.get_num_threads(), IN_FLIGHT)
+        else:
+            workers = IN_FLIGHT_GPU
+            # The first frame alone: it compiles what is then there for all.
+            shots = iter(shots)
+            for shot in islice(shots, 1):
+                yield self._photograph(shot)
         if workers == 1:
             for shot in shots:
                 yield self._photograph(shot)
@@ -91,7 +108,14 @@ class ThinLensRenderer:
             pool.shutdown(cancel_futures=True)
 
     def _photograph(self, shot: Shot) -> NDArray[np.uint8]:
-        return self.picture(shot.frame, shot.depth, shot.matte, shot.zf, shot.k)
+        if self.device.type == "cpu":
+            return self.picture(shot.frame, shot.depth, shot.matte, shot.zf, shot.k)
+        # A queue of the GPU's for every thread, so that none waits for what another has begun.
+        queue = getattr(self._queues, "queue", None)
+        if queue is None:
+            queue = self._queues.queue = torch.cuda.Stream(self.device)
+        with torch.cuda.stream(queue):
+            return self.picture(shot.frame, shot.depth, shot.matte, shot.zf, shot.k)
 
     def _shots(
         self,
@@ -139,5 +163,6 @@ class ThinLensRenderer:
         sharp, near, subject = tensors
         assert sharp is not None and near is not None
         subject = None if subject is None else subject.float()
-        result = photograph_frame(sharp, near.float(), subject, zf, k, self.lens, self.grain)
-        return result.cpu().numpy()
+        with torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():
+            result = photograph_frame(sharp, near.float(), subject, zf, k, self.lens, self.grain)
+            return result.cpu().numpy()

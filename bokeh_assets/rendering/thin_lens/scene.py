@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bokeh_assets.rendering.thin_lens.fill_cpu import push_pull_cpu
+from bokeh_assets.rendering.thin_lens.paths_cuda import triton_works
 from bokeh_assets.rendering.thin_lens.unmix import unmix
 
 STEP = 1.2  # planes between two neighbours from which they belong to different things
@@ -49,6 +50,10 @@ def widest(picture: Tensor, reach: int) -> Tensor:
     size = 2 * reach + 1
     if picture.device.type == "cpu":  # many times faster than pooling, and the same
         return torch.from_numpy(cv2.dilate(picture.contiguous().numpy(), np.ones((size, size), np.uint8)))
+    if triton_works(picture.device):
+        from bokeh_assets.rendering.thin_lens.fill_cuda import widest_cuda
+
+        return widest_cuda(picture, reach)
     rows = F.max_pool2d(picture[None, None], (1, size), 1, (0, reach))
     return F.max_pool2d(rows, (size, 1), 1, (reach, 0))[0, 0]
 
@@ -76,6 +81,10 @@ def push_pull(values: Tensor, weight: Tensor, levels: int, reference: bool = Fal
     Returns:
         The filled values (C, H, W) and whether anything reached the pixel, (H, W) 0..1.
     """
+    if triton_works(values.device) and not reference:
+        from bokeh_assets.rendering.thin_lens.fill_cuda import push_pull_cuda
+
+        return push_pull_cuda(values, weight, levels)
     premultiplied = torch.cat([values * weight, weight[None]])
     if values.device.type == "cpu" and not reference:
         filled = torch.from_numpy(push_pull_cpu(premultiplied.numpy(), levels))
