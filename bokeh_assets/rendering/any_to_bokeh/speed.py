@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bokeh_assets.devices import stream_for
 from bokeh_assets.rendering.any_to_bokeh.blocks import SpaceTimeResidual, SpatialResidual
 from bokeh_assets.rendering.any_to_bokeh.fuser import SpaceTimeTransformer
 
@@ -47,13 +48,13 @@ class Graphed:
 
     def _record(self, arguments: tuple[Tensor, ...]) -> tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]:
         inputs = [a.clone() for a in arguments]
-        aside = torch.cuda.Stream()
+        aside = stream_for("any_to_bokeh recording", inputs[0].device)
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside), torch.no_grad():
             for _ in range(2):  # compiles, and lets libraries choose their kernels
                 self.function(*inputs)
         torch.cuda.current_stream().wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph), torch.no_grad():
+        with torch.cuda.graph(graph, stream=aside), torch.no_grad():
             output = self.function(*inputs)
         return graph, inputs, output

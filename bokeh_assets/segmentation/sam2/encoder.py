@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from sam2.modeling.sam2_base import SAM2Base
 from torch import Tensor
 
+from bokeh_assets.devices import stream_for
 from bokeh_assets.media.frames import FrameFolder, Frames
 from bokeh_assets.segmentation.sam2.pictures import Resizer
 from bokeh_assets.segmentation.sam2.tracker import Features
@@ -64,7 +65,7 @@ class Encoder:
         self._half = half
         self._resize = Resizer(height, width, network.image_size, self._device)
         self._size = height, width
-        self._stream = torch.cuda.Stream(self._device) if self._cuda else None
+        self._stream = stream_for("sam2 encoder", self._device) if self._cuda else None
         self._frames: Tensor | None = None
         self._graph: torch.cuda.CUDAGraph | None = None
         self._out: list[Tensor] = []

@@ -13,6 +13,7 @@ from sam2.modeling.sam2_base import NO_OBJ_SCORE, SAM2Base
 from sam2.modeling.sam2_utils import get_1d_sine_pe
 from torch import Tensor
 
+from bokeh_assets.devices import stream_for
 from bokeh_assets.segmentation.sam2.attention import MemoryReader, cuts, read_plainly
 from bokeh_assets.segmentation.sam2.mattes import fill_holes
 
@@ -252,13 +253,13 @@ class _Recorded:
         self._known: dict[str, list[float]] = {}
         arguments = (self._features, self._memory, self._place, self._pointers, self._ages, self._parts)
         main = torch.cuda.current_stream()
-        side = torch.cuda.Stream()
+        side = stream_for("sam2 tracking", device)
         side.wait_stream(main)
         with torch.cuda.stream(side):
             step(*arguments)
         main.wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+        with torch.cuda.graph(self._graph, stream=side, capture_error_mode="thread_local"):
             self._out = step(*arguments)
 
     def __call__(
