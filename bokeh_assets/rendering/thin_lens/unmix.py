@@ -10,11 +10,13 @@ A second round also learns from what the first one found in mixed pixels: strand
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from bokeh_assets.rendering.thin_lens.paths_cuda import triton_works
 from bokeh_assets.rendering.thin_lens.unmix_cpu import unmix_cpu
 
 ROUNDS = 2
@@ -74,9 +76,14 @@ def unmix(
     for _ in range(ROUNDS):
         if place.device.type == "cpu" and not reference:
             subject = np.zeros((0, 0), np.float32) if matte is None else matte.contiguous().numpy()
-            arrays = [t.contiguous().numpy() for t in (light, place, number, rows, columns, told)]
-            constants = (step, WINDOW, SPREAD, RIDGE, VARIANCE, FLOOR, UNSURE, OUTLINE, GUESS, MATTE, CANDIDATES, PURE)
-            told = torch.from_numpy(unmix_cpu(*arrays, subject, *constants))
+            arguments: list[Any] = [t.contiguous().numpy() for t in (light, place, number, rows, columns, told)]
+            arguments += [subject, step, WINDOW, SPREAD, RIDGE, VARIANCE, FLOOR, UNSURE]
+            told = torch.from_numpy(unmix_cpu(*arguments, OUTLINE, GUESS, MATTE, CANDIDATES, PURE))
+        elif triton_works(place.device) and not reference:
+            from bokeh_assets.rendering.thin_lens.unmix_cuda import unmix_cuda
+
+            known = (step, WINDOW, SPREAD, RIDGE, VARIANCE, FLOOR, UNSURE, OUTLINE, GUESS, MATTE, CANDIDATES)
+            told = unmix_cuda(light, place, number, rows, columns, told, matte, *known, float(np.log(PURE)))
         else:
             parts = zip(rows.split(CHUNK), columns.split(CHUNK), strict=True)
             told = torch.cat([_round(light, place, number, y, x, told, matte, step) for y, x in parts])
