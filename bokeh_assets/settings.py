@@ -58,6 +58,7 @@ class VideoSettings(BaseModel):
         "sam2.1_hiera_large",
         "classical",
     ] = "auto"
+    refine_edges: bool = Field(False, description="Mattes follow the colours beside their outline, where those tell")
     depth: Literal["auto", "vits", "vitb", "vitl", "planes"] = "auto"
     renderer: Literal["auto", "any_to_bokeh", "thin_lens"] = "auto"
     commercial_only: bool = Field(False, description="auto passes over engines whose weights are non-commercial")

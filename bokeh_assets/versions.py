@@ -42,7 +42,8 @@ def shaping(asset: str, settings: VideoSettings, device: str = "auto") -> dict[s
     if asset == "frames":
         return {"frames": plain["frames"]}
     if asset == "masks":
-        return {"subject": plain["subject"], "engine": engines.pick_segmenter(settings, device).name}
+        engine = engines.pick_segmenter(settings, device).name
+        return {"subject": plain["subject"], "engine": engine, "refine_edges": plain["refine_edges"]}
     if asset == "depth_maps":
         return {"engine": engines.pick_depth(settings, device).name}
     if asset == "focus_track":

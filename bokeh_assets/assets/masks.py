@@ -38,6 +38,7 @@ def masks(
     from bokeh_assets.media.timing import read_timing
     from bokeh_assets.previews import Filmstrip, tinted
     from bokeh_assets.segmentation.classical import choose_subject
+    from bokeh_assets.segmentation.refine import refined
 
     with making("masks", context, store, run) as step, tempfile.TemporaryDirectory(prefix="bokeh-masks-") as scratch:
         video = step.video
@@ -60,6 +61,8 @@ def masks(
         strip = Filmstrip(len(pictures), extra=[prompt.frame for prompt in prompts][:4])
         with new_folder(video.masks) as folder, tracked(context, progress, len(pictures)) as tell:
             for i, matte in enumerate(engine.build().segment(pictures, prompts, progress=tell)):
+                if step.settings.refine_edges:
+                    matte = refined(pictures[i], matte)
                 write_picture(folder / f"{i:05d}.png", np.rint(matte * 255).astype(np.uint8))
                 statistics.add(matte)
                 if strip.wants(i):
