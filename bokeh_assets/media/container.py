@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,11 +54,25 @@ def _open(path: Path) -> InputContainer:
             f"file:{path.absolute()}",
             mode="r",
             container_options=options,
-            options={"max_pixels": str(MAX_PIXELS)},
             metadata_errors="replace",
         )
     except (av.FFmpegError, ValueError, OSError) as error:
         raise InputError(f"{path} is not a video that can be read ({_reason(error)}); give a whole {KINDS}") from error
+
+
+def without_frames(path: Path, stream: VideoStream) -> InputError:
+    """Why not a single frame came out."""
+    context = stream.codec_context
+    if context.width * context.height > MAX_PIXELS:
+        return too_large(path, context.width, context.height)
+    if not context.width * context.height:  # FFmpeg drops sizes near 2^14 x 2^14 and above
+        return InputError(f"{path} names no picture size that can be (none, or far too large); export the video again")
+    return InputError(f"{path} holds no frame that can be decoded; export the video again")
+
+
+def too_large(path: Path, width: int, height: int) -> InputError:
+    """The error for a picture of more than `MAX_PIXELS`."""
+    return InputError(f"{path} is {width}x{height} pixels large; {MAX_PIXELS:,} are the most, scale it down first")
 
 
 def refuse_encrypted(packet: av.Packet, path: Path) -> None:
@@ -67,6 +82,9 @@ def refuse_encrypted(packet: av.Packet, path: Path) -> None:
 
 
 def _reason(error: Exception) -> str:
+    known = {errno.EINVAL: "its format is not one that is read", errno.ENOMEM: "it asks for too much memory"}
+    if getattr(error, "errno", None) in known:
+        return known[error.errno]  # type: ignore[attr-defined]
     log = getattr(error, "log", None)
     text = log[2] if log else getattr(error, "strerror", None) or str(error)
     return " ".join(str(text).split()).rstrip(".")

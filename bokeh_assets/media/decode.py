@@ -17,9 +17,8 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from bokeh_assets.errors import InputError
 from bokeh_assets.media.colour import RgbConverter
-from bokeh_assets.media.container import open_video, refuse_encrypted
+from bokeh_assets.media.container import open_video, refuse_encrypted, without_frames
 from bokeh_assets.media.hdr import ToneMapper
 from bokeh_assets.media.probe import VideoInfo, describe, square_size
 from bokeh_assets.media.timing import Clock
@@ -67,7 +66,7 @@ class Decoding(Iterator[DecodedFrame]):
             frames = iter(self._packets)
             first = next(frames, None)
             if first is None:
-                raise InputError(f"{self.path} holds no frame that can be decoded; export the video again")
+                raise without_frames(self.path, self._stream)
             self.info: VideoInfo = describe(self.path, self._container, self._stream, first)
             self._results = self._run(first, frames)
         except BaseException:

@@ -18,7 +18,7 @@ from av.video.stream import VideoStream
 
 from bokeh_assets.errors import InputError
 from bokeh_assets.media.colour import Colour, colour_of, has_alpha
-from bokeh_assets.media.container import MAX_PIXELS, open_video, refuse_encrypted
+from bokeh_assets.media.container import MAX_PIXELS, open_video, refuse_encrypted, too_large, without_frames
 
 # Ratios beyond this are damage, not anamorphic lenses.
 _WIDEST_PIXEL = 8
@@ -106,7 +106,7 @@ def probe(path: Path) -> VideoInfo:
     with open_video(path) as (container, stream):
         for frame in decoded(Path(path), container, stream):
             return describe(Path(path), container, stream, frame)
-    raise InputError(f"{path} holds no frame that can be decoded; export the video again")
+        raise without_frames(path, stream)
 
 
 def decoded(path: Path, container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
@@ -131,7 +131,7 @@ def describe(path: Path, container: InputContainer, stream: VideoStream, frame: 
     if rotation in (90, 270):
         width, height = height, width
     if width * height > MAX_PIXELS:
-        raise InputError(f"{path} shows {width}x{height} pixels; {MAX_PIXELS:,} are the most, scale it down first")
+        raise too_large(path, width, height)
     rate = stream.average_rate or stream.guessed_rate or stream.base_rate
     duration = None
     if stream.duration and stream.time_base:

@@ -123,6 +123,8 @@ def shots(frames: Iterable[NDArray[np.uint8]]) -> Iterator[int]:
 
 def misfit(before: _Thumb, after: _Thumb) -> float:
     """How badly `after` can be built of blocks of `before`: mean absolute error, in 8-bit levels, robust to motion."""
+    if np.array_equal(before.colour, after.colour):
+        return 0.0
     height, width = after.colour.shape[:2]
     s = _SEARCH
     wide = cv2.copyMakeBorder(before.colour, s, s, s, s, cv2.BORDER_REPLICATE)

@@ -1,0 +1,71 @@
+"""Every hostile file ends as accepted and right or as one clear line, and none reaches for anything else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import pytest
+
+from bokeh_assets_tests.trust.corpus import files
+from bokeh_assets_tests.trust.hostile import rows
+from bokeh_assets_tests.trust.judging import LIMITS, Trap, Verdict, judge_all, peak_of_children, trap
+
+Judged = tuple[dict[str, Verdict], Trap]
+SHORT = [case for case in files() if case.short != "skip"]
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory) -> Judged:
+    verdicts, snare = judge_all(SHORT, tmp_path_factory.mktemp("hostile"), everything=False)
+    return {verdict.case.name: verdict for verdict in verdicts}, snare
+
+
+@pytest.mark.parametrize("name", [case.name for case in SHORT])
+def test_accepted_and_right_or_one_clear_error(name: str, judged: Judged) -> None:
+    verdict = judged[0][name]
+    assert not verdict.fault
+    assert verdict.seconds < LIMITS.patience
+
+
+def test_nothing_reached_for_another_file_or_address(judged: Judged) -> None:
+    _, snare = judged
+    assert not snare.sprung and not snare.calls
+
+
+def test_the_decoders_stayed_small(judged: Judged) -> None:
+    assert peak_of_children() < 1 << 30
+
+
+def test_the_corpus_is_large_and_of_every_kind(judged: Judged) -> None:
+    table = rows(list(judged[0].values()), judged[1])
+    assert sum(row.tried for row in table[:-1]) >= 120
+    assert {row.kind for row in table} >= {
+        *("truncated", "zero", "random", "wrong extension", "playlist", "bomb", "resolution", "keyframe"),
+        *("timestamps", "no video", "encrypted", "pixels", "tracks", "tags"),
+    }
+    assert all(row.lost == 0 for row in table)
+
+
+@pytest.mark.parametrize("name", ["concat_file.mp4", "hls_file.m3u8.mp4", "hls_net.m3u8.mp4"])
+def test_the_tricks_work_on_a_careless_reader(name: str, tmp_path: Path) -> None:
+    """Or the trap would prove nothing."""
+    (case,) = [case for case in files() if case.name == name]
+    careless = {"safe": "0", "allowed_extensions": "ALL", "extension_picky": "0", "protocol_whitelist": "file,http,tcp"}
+    with trap(tmp_path) as snare:
+        path = tmp_path / name.removesuffix(".mp4")
+        case.make(path)
+        snare.opened()
+        try:
+            with av.open(str(path), container_options=careless) as file:
+                next(file.decode(video=0), None)
+        except (av.FFmpegError, OSError):
+            pass
+        assert snare.opened() or snare.calls
+
+
+@pytest.mark.slow
+def test_the_whole_corpus_extracted(tmp_path: Path) -> None:
+    verdicts, snare = judge_all(files(long=True), tmp_path, everything=True)
+    assert [f"{verdict.case.name}: {verdict.fault}" for verdict in verdicts if verdict.fault] == []
+    assert not snare.sprung and not snare.calls
