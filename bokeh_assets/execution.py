@@ -27,8 +27,11 @@ class _Attended(dg.Executor):
         return self._inner.step_dependency_config
 
     def execute(self, plan_context: Any, execution_plan: Any) -> Iterator[dg.DagsterEvent]:
-        run = plan_context.dagster_run
-        plan_context.instance.add_run_tags(run.run_id, workers.tag(run.parent_run_id))
+        run, instance = plan_context.dagster_run, plan_context.instance
+        instance.add_run_tags(run.run_id, workers.tag(run.parent_run_id))
+        # A run that was killed may hold the pool slot that this one would wait for.
+        workers.live_runs(instance)
+        workers.free_slots(instance)
         yield from self._inner.execute(plan_context, execution_plan)
 
 

@@ -26,6 +26,9 @@ TAG = "bokeh/worker"
 _SETTLED = 5.0
 """Seconds after which a run's tags name the server that started it, not that of the run it repeats."""
 
+_FORGOTTEN = 300.0
+"""Seconds after which a run that was made and never queued has lost whoever made it."""
+
 
 def identity(pid: int | None = None) -> str:
     """A name of a process that no other process will ever bear: host, boot, pid namespace, pid and start time."""
@@ -131,11 +134,14 @@ def _gone(record: dg.RunRecord) -> bool:
     if worker and parent == (run.parent_run_id or ""):
         return alive(worker) is False
     # Killed before it could say who it is: its fate is that of the server that started it.
-    if run.status in (dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED):
+    unchanged = time.time() - record.update_timestamp.timestamp()
+    if run.status == dg.DagsterRunStatus.NOT_STARTED:  # whoever made it goes on to queue it at once
+        return unchanged > _FORGOTTEN
+    if run.status == dg.DagsterRunStatus.QUEUED:
         return False
     address = run.tags.get(".dagster/grpc_info")
     path = json.loads(address).get("socket") if address else None
-    if path is None or time.time() - record.update_timestamp.timestamp() < _SETTLED:
+    if path is None or unchanged < _SETTLED:
         return False
     with socket.socket(socket.AF_UNIX) as knock:
         try:
