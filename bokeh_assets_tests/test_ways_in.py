@@ -61,7 +61,7 @@ def test_the_ui_materializes_one_partition_and_shows_it(server: Server, data: Pa
     assert len(read_presentation(video.bokeh).seconds) == len(list(video.frames.iterdir()))
 
     shown = server.metadata("bokeh_video", video.key)
-    assert "data:image/jpeg;base64," in shown["preview"] and shown["engine"] == "thin_lens"
+    assert "data:image/avif;base64," in shown["preview"] and shown["engine"] == "thin_lens"
     assert "Apache-2.0" in shown["licence"] and shown["path"] == str(video.bokeh)
 
     if browser() is None:
