@@ -10,7 +10,7 @@ from typing import Any
 import click
 import yaml
 
-from bokeh_assets.errors import InputError
+from bokeh_assets.errors import InputError, one_line
 
 
 class _Commands(click.Group):
@@ -23,7 +23,7 @@ class _Commands(click.Group):
         try:
             code = super().main(*args, **{**kwargs, "standalone_mode": False})
         except click.ClickException as error:
-            click.echo(f"bokeh-assets: {' '.join(error.format_message().split())}", err=True)
+            click.echo(f"bokeh-assets: {one_line(' '.join(error.format_message().split()))}", err=True)
             sys.exit(error.exit_code)
         except InputError as error:
             click.echo(f"bokeh-assets: {error}", err=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -42,13 +44,15 @@ def render_csv_file(
         frames: also write `<out>/<name>/00000.png`, … exactly as rendered.
 
     Raises:
-        InputError: the CSV or what it names cannot be used.
+        InputError: the CSV or what it names cannot be used, or a result would replace what is none.
     """
     rows = read_csv(csv)
     names = [_name(row) for row in rows]
     doubled = sorted({name for name in names if names.count(name) > 1})
     if doubled:
         raise InputError(f"{csv}: two rows would be written to {out / doubled[0]}.mp4; rename one of their folders")
+    for name, row in zip(names, rows, strict=True):
+        _check_targets(out / f"{name}.mp4", out / name if frames else None, rows, row)
     choice = pick_renderer(parse_settings({"renderer": renderer}, "--renderer"), device)
     say(f"renderer: {choice.name} on {choice.device} ({choice.why})")
     for name, row in zip(names, rows, strict=True):
@@ -64,6 +68,21 @@ def render_csv_file(
                 else:
                     encode(rendered, path, timing=timing, source=source)
         yield target
+
+
+def _check_targets(video: Path, folder: Path | None, rows: list[RenderRow], row: RenderRow) -> None:
+    """Nothing that is not a result of before may be replaced: the pictures rendered from least of all."""
+    if video.is_symlink() or (video.exists() and not video.is_file()):
+        raise InputError(f"{video} is no plain file and is not written over; give another --out")
+    if folder is None or not os.path.lexists(folder):
+        return
+    read = [maps.path.resolve() for r in rows for maps in (r.frames, r.disparity, r.mattes) if maps is not None]
+    place = folder.resolve()
+    if any(place == path or path.is_relative_to(place) or place.is_relative_to(path) for path in read):
+        raise InputError(f"{folder} is what {row.frames.path} is rendered from; give another --out")
+    ours = re.compile(r"\d{5,}\.png")
+    if folder.is_symlink() or not folder.is_dir() or not all(ours.fullmatch(name) for name in os.listdir(folder)):
+        raise InputError(f"{folder} is no folder of rendered frames and is not replaced; give another --out")
 
 
 def _name(row: RenderRow) -> str:

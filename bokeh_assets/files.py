@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import sys
@@ -27,14 +28,14 @@ def open_regular(path: Path, *, links: bool = True, inside: Path | None = None) 
     """
     no_link = 0 if links else os.O_NOFOLLOW
     try:
-        if not links and Path(path).is_symlink():
-            raise InputError(f"{path} is a symbolic link, which is not followed here; put the file itself there")
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | no_link)
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{path} does not exist; check the name") from None
     except ValueError:
         raise InputError(f"{path} is no name a file can have (it holds a zero byte); check the name") from None
     except OSError as error:
+        if not links and error.errno in (errno.ELOOP, errno.EMLINK):  # Linux and macOS; FreeBSD
+            raise InputError(f"{path} is a symbolic link, which is not followed here; put the file there") from None
         raise InputError(f"{path} cannot be opened ({error.strerror}); check its name and permissions") from None
     try:
         mode = os.fstat(descriptor).st_mode

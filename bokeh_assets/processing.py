@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from bokeh_assets import versions, workers
 from bokeh_assets.claims import claimed
-from bokeh_assets.errors import InputError
+from bokeh_assets.errors import InputError, one_line
 from bokeh_assets.home import prepare_home
 from bokeh_assets.partitions import videos
 from bokeh_assets.resources import ProgressResource, RunSettings, StoreResource
@@ -84,7 +84,7 @@ def _process(
         workers.live_runs(instance)  # lays to rest those that were killed
         workers.free_slots(instance)
         video = store.register(path)
-        say(f"{path}: video {video.key}")
+        say(one_line(f"{path}: video {video.key}"))
         with claimed(video, say, instance):
             if settings_file is not None or overrides:
                 adopt_settings(settings_file or video.settings, video.folder, overrides)

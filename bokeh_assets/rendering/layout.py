@@ -16,11 +16,13 @@ a CSV with relative paths, or write absolute ones (`absolute=True`).
 from __future__ import annotations
 
 import csv
+import io
 import math
 import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +31,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bokeh_assets.errors import InputError
+from bokeh_assets.files import open_regular
 from bokeh_assets.media.frames import FrameFolder, MapFolder, write_picture
 
 MAX_K = 64.0
@@ -139,7 +142,7 @@ def read_csv(path: Path) -> list[RenderRow]:
 def _lines(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """Line number and values of every row that is not blank."""
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
+        with io.TextIOWrapper(open_regular(path), encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, skipinitialspace=True)
             columns = [name.strip() for name in reader.fieldnames or []]
             missing = [name for name in _COLUMNS if name not in columns]
@@ -173,9 +176,10 @@ def _find(path: Path, where: str, column: str, text: str) -> Path:
     if not text:
         raise InputError(f"{where}: {column} is empty: give a folder")
     # The CSV's own folder first: a folder of the same name where the command happens to run is not meant.
-    for folder in (path.parent / text, Path(text)):
-        if folder.is_dir():
-            return folder
+    with suppress(OSError, ValueError):  # no name that a folder can have
+        for folder in (path.parent / text, Path(text)):
+            if folder.is_dir():
+                return folder
     raise InputError(
         f"{where}: {column} {text} is no folder: give it absolute, relative to {path.parent} or to the working folder"
     )
@@ -223,7 +227,7 @@ def _focus(where: str, disparity: MapFolder, k: str) -> pd.DataFrame:
 def _shots(where: str, cuts: str, count: int) -> NDArray[np.int64]:
     shots = np.zeros(count, dtype=np.int64)
     for word in cuts.split():
-        if not (word.isascii() and word.isdigit() and 0 < int(word) < count):
+        if not (word.isascii() and word.isdigit() and len(word) < 10 and 0 < int(word) < count):
             raise InputError(f"{where}: cut {word} is no frame between 1 and {count - 1}: correct the column cuts")
         shots[int(word) :] += 1
     return shots

@@ -198,7 +198,7 @@ def test_every_fault_is_named_with_its_remedy(tmp_path, monkeypatch, text, says)
 
 
 def test_a_missing_csv_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"none\.csv cannot be read"):
+    with pytest.raises(InputError, match=r"none\.csv does not exist"):
         read_csv(tmp_path / "none.csv")
 
 

@@ -22,10 +22,9 @@ NAMES: dict[str, bytes] = {
     "dollar": b"$(reboot) ${HOME} %PATH%.mp4",
     "semicolon": b"a; rm -rf ~; .mp4",
     "pipe and star": b"a|b>c<d*e?f[g].mp4",
-    "backslash": b"..\\..\\etc\\passwd.mp4",
-    "dots": b"...mp4.mp4",
+    "backslash": b"x..\\..\\etc\\passwd.mp4",
     "two dots": b"a..b....mp4",
-    "looks like a parent": b"..%2f..%2fetc%2fpasswd.mp4",
+    "looks like a parent": b"x%2f..%2f..%2fetc%2fpasswd.mp4",
     "leading dash": b"-rf.mp4",
     "option": b"--output=x.mp4",
     "leading space": b"   .mp4",
@@ -66,6 +65,8 @@ PASSED_OVER = {
     "our own temporary": b".tmp-1234-x.mp4",
     "no suffix": b"film",
     "other": b"film.exe",
+    "dots": b"...mp4.mp4",
+    "looks like a parent": b"..%2f..%2fetc%2fpasswd.mp4",
 }
 
 
