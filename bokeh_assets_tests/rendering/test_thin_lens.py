@@ -227,3 +227,15 @@ def test_surfaces_close_behind_each_other_do_not_mix() -> None:
     for zf, k in ((0.6, 120), (0.4, 120), (0.6, 90)):
         out = one(frame, depth, zf, k).astype(int)
         assert np.abs(out[:, :38] - frame[:, :38]).max() <= 1 and np.abs(out[:, 52:] - frame[:, 52:]).max() <= 1
+
+
+def test_a_mask_drawn_too_small_leaves_no_sharp_line_in_a_blurred_subject() -> None:
+    """Depth ramps over some pixels and the mask misses the subject's outermost two: colour tells the outline."""
+    frame = np.full((120, 1000, 3), (40, 50, 40), np.uint8)
+    frame[:, :500] = (240, 230, 220)
+    ramp = np.clip((503.0 - np.arange(1000)) / 6, 0, 1)
+    depth = np.tile((0.1 + 0.7 * ramp).astype(np.float32), (120, 1))
+    matte = np.zeros((120, 1000), np.float32)
+    matte[:, :498] = 1
+    out = ThinLensRenderer(device="cpu").picture(frame, depth, matte, 0.1, 30)[60, :, 1].astype(int)
+    assert (np.diff(out[470:530]) <= 1).all() and out[505] > 100

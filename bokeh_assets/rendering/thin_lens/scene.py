@@ -21,6 +21,7 @@ from bokeh_assets.rendering.thin_lens.unmix import unmix
 STEP = 1.2  # planes between two neighbours from which they belong to different things
 SEEDS = 5  # pixels from an edge within which a side tells how it goes on
 SMOOTH = 1.0  # planes within the same distance up to which depth is one slope without edges
+COLOUR_NOISE = 0.02  # squared distance of two colours (linear light) at which their vote counts half
 BAND = 1  # pixels beside an edge that may be mixtures
 
 
@@ -114,19 +115,30 @@ def sharpen(place: Tensor) -> Tensor:
     return place
 
 
-def align(place: Tensor, matte: Tensor, reach: int) -> Tensor:
-    """Depth moved to the subject's outline: within `reach` pixels of it, what has the depth of the wrong side gets
-    that of its own."""
+def align(light: Tensor, place: Tensor, matte: Tensor, reach: int) -> Tensor:
+    """Depth moved to the subject's outline: within `reach` pixels of it every pixel gets the depth of the subject or
+    that of the rest: where matte and depth disagree, colour has a say. All three may be some pixels off, seldom
+    all the same way."""
     inside = (matte > 0.5).float()
     ring = (widest(inside, reach) > 0) & (widest(1 - inside, reach) > 0)
-    core = 1 - ring.float()
-    subject, _ = push_pull(place[None], core * inside + 1e-3 * inside, 6)
-    rest, _ = push_pull(place[None], core * (1 - inside) + 1e-3 * (1 - inside), 6)
-    own = torch.where(inside > 0, subject[0], rest[0])
-    other = torch.where(inside > 0, rest[0], subject[0])
-    # Only what clearly has the other side's depth: a third thing that stands there keeps its own.
-    wrong = ring & ((own - other).abs() > STEP) & ((place - other).abs() < 0.3 * (own - other).abs())
-    return torch.where(wrong, own, place)
+    if not bool(ring.any()):
+        return place
+    core = torch.where(ring, 1e-3, 1.0)
+    told = torch.cat([light, place[None]])
+    subject, _ = push_pull(told, core * inside, 6)
+    rest, _ = push_pull(told, core * (1 - inside), 6)
+    line, gap = subject[:3] - rest[:3], subject[3] - rest[3]
+    length = (line * line).sum(0)
+    colour = (((light - rest[:3]) * line).sum(0) / length.clamp_min(1e-6)).clamp(0, 1) - 0.5
+    depth = (place - rest[3]) / torch.where(gap.abs() > STEP, gap, 1.0)
+    votes = (matte - 0.5) + (depth.clamp(0, 1) - 0.5) + 1.5 * colour * length / (length + COLOUR_NOISE)
+    # Where matte and depth agree there is nothing to vote on; elsewhere neighbours vote too, or outlines fray.
+    deeper = depth > 0.5
+    subjects = torch.where((inside > 0) == deeper, deeper, mean(votes.clamp(-0.5, 0.5), reach // 2) > 0)
+    # A third thing that stands there keeps its own, and so does what is right already.
+    known = ring & (gap.abs() > STEP) & (depth > -0.3) & (depth < 1.3)
+    own = torch.where(subjects, subject[3], rest[3])
+    return torch.where(known & ((place - own).abs() > STEP / 2), own, place)
 
 
 def split(light: Tensor, place: Tensor, reach: float, matte: Tensor | None = None) -> Scene:
@@ -139,7 +151,7 @@ def split(light: Tensor, place: Tensor, reach: float, matte: Tensor | None = Non
         matte: the subject's coverage 0..1, (H, W).
     """
     if matte is not None:
-        place = align(place, matte, max(2, place.shape[1] // 480))
+        place = align(light, place, matte, max(2, place.shape[1] // 480))
     place = sharpen(place)
     low, high = -widest(-place, SEEDS), widest(place, SEEDS)
     # 8-bit depth climbs a slope in stairs, and every stair would leave a gap in the blur.

@@ -28,8 +28,8 @@ VARIANCE = 0.5  # of the colours seen around, the share to expect at the pixel: 
 FLOOR = 1e-4  # least variance of a colour (linear light squared)
 OUTLINE = 0.7  # Gaussian, in pixels, that makes a first guess of coverage from the hard outline of depth
 GUESS = 0.25  # standard deviation of that guess
-MATTE = 0.07  # standard deviation of a coverage that the matte tells
-CANDIDATES = 10  # coverages tried, over half of 0..1
+MATTE = 0.3  # standard deviation of a coverage that the matte tells: masks are a pixel or two off
+CANDIDATES = 10  # coverages tried, over 0..1 or the half that depth leaves
 PURE = 4.5  # times as likely as any other is that the pixel is not mixed at all
 CHUNK = 1 << 14  # pixels at a time
 
@@ -180,9 +180,8 @@ def _round(
         contrast = fore_subject - rear_subject
         tells = (contrast.abs() > 0.5) & fore_known & rear_known
         given = ((matte[rows, columns] - rear_subject) / torch.where(tells, contrast, 1.0)).clamp(0, 1)[:, None]
-        closely = (given + 3 * MATTE * (2 * t - 1)).clamp(0, 1)
-        tried = torch.where(tells[:, None], closely, tried)
-        prior = torch.where(tells[:, None], -((closely - given) ** 2) / (2 * MATTE * MATTE), prior)
+        tried = torch.where(tells[:, None], t, tried)
+        prior = torch.where(tells[:, None], -((t - given) ** 2) / (2 * MATTE * MATTE), prior)
     a, b = tried[..., None], 1 - tried[..., None]
     both = (a * a)[..., None] * fore_spread[:, None] + (b * b)[..., None] * rear_spread[:, None]
     miss = -(a * fore[:, None] + b * rear[:, None])

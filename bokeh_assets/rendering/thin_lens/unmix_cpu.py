@@ -180,7 +180,7 @@ def unmix_cpu(
         for j in range(candidates):
             t = j / (candidates - 1.0)
             if tells:
-                a = min(max(given + 3 * matte_doubt * (2 * t - 1), 0.0), 1.0)
+                a = t
                 prior = -((a - given) ** 2) / (2 * matte_doubt * matte_doubt)
             else:
                 a = 0.5 + 0.5 * t if is_front else 0.5 * t

@@ -187,9 +187,8 @@ def _unmix_kernel(
         share_f = tl.where(is_front, 0.5 + 0.5 * t, 0.5 * t)
         prior = -(share_f - guess) * (share_f - guess) * (1 / (2 * doubt * doubt)) + tl.where((share_f == 0) | (share_f == 1), pure, 0.0)
         if MATTE:
-            closely = tl.minimum(tl.maximum(given + 3 * matte_doubt * (2 * t - 1), 0.0), 1.0)
-            nearby = -(closely - given) * (closely - given) * (1 / (2 * matte_doubt * matte_doubt))
-            share_f, prior = tl.where(tells, closely, share_f), tl.where(tells, nearby, prior)
+            nearby = -(t - given) * (t - given) * (1 / (2 * matte_doubt * matte_doubt))
+            share_f, prior = tl.where(tells, t + zero, share_f), tl.where(tells, nearby, prior)
         share_b = 1 - share_f
         miss_r, miss_g = -(share_f * fore_r + share_b * rear_r), -(share_f * fore_g + share_b * rear_g)
         miss_b = -(share_f * fore_b + share_b * rear_b)
