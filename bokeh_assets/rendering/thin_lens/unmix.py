@@ -78,7 +78,8 @@ def unmix(
             subject = np.zeros((0, 0), np.float32) if matte is None else matte.contiguous().numpy()
             arguments: list[Any] = [t.contiguous().numpy() for t in (light, place, number, rows, columns, told)]
             arguments += [subject, step, WINDOW, SPREAD, RIDGE, VARIANCE, FLOOR, UNSURE]
-            told = torch.from_numpy(unmix_cpu(*arguments, OUTLINE, GUESS, MATTE, CANDIDATES, PURE))
+            arguments += [OUTLINE, GUESS, MATTE, CANDIDATES, PURE]
+            told = torch.from_numpy(unmix_cpu(*arguments))
         elif triton_works(place.device) and not reference:
             from bokeh_assets.rendering.thin_lens.unmix_cuda import unmix_cuda
 
