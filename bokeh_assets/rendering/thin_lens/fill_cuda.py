@@ -67,7 +67,7 @@ def _push_kernel(
     tl.store(coarse + CHANNELS * rows * columns + at, known * factor, inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["height", "width", "rows", "columns"])
 def _pull_kernel(
     values, weight, coarse, filled, height, width, rows, columns,
     CHANNELS: tl.constexpr, FIRST: tl.constexpr, SPAN: tl.constexpr,

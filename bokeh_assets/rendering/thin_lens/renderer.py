@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from threading import Barrier, local
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -18,10 +19,11 @@ from bokeh_assets.devices import pick_device
 from bokeh_assets.errors import InputError
 from bokeh_assets.rendering.base import Progress, radius_per_disparity
 from bokeh_assets.rendering.lens import Lens
-from bokeh_assets.rendering.thin_lens.paths_cuda import path_of
+from bokeh_assets.rendering.thin_lens.paths_cuda import path_of, triton_works
 from bokeh_assets.rendering.thin_lens.picture import photograph_frame
-from bokeh_assets.rendering.thin_lens.steady import Shot, shrunk, steady
+from bokeh_assets.rendering.thin_lens.steady import Shot, shrunk, steadied, windows
 
+Window: TypeAlias = tuple[Any, list[Any]]  # a frame and those around it: all `Shot`, or all `Lifted` on a GPU
 IN_FLIGHT = 4  # frames rendered at a time at most: each holds some 350 bytes per pixel
 IN_FLIGHT_GPU = 2  # one is computed while others are copied
 
@@ -64,14 +66,17 @@ class ThinLensRenderer:
         progress: Progress | None = None,
     ) -> Iterator[NDArray[np.uint8]]:
         """See `bokeh_assets.rendering.base.Renderer`."""
-        shots = self._shots(frames, disparity, mattes, focus)
-        shots = steady(shots, self.steady) if self.steady else shots
-        for index, picture in enumerate(self._pictures(shots)):
+        shots: Iterable[Any] = self._shots(frames, disparity, mattes, focus)
+        if triton_works(self.device):
+            from bokeh_assets.rendering.thin_lens.steady_cuda import lift
+
+            shots = (lift(shot, self.device) for shot in shots)
+        for index, picture in enumerate(self._pictures(windows(shots, self.steady))):
             yield picture
             if progress is not None:
                 progress(index + 1)
 
-    def _pictures(self, shots: Iterable[Shot]) -> Iterator[NDArray[np.uint8]]:
+    def _pictures(self, frames: Iterable[Window]) -> Iterator[NDArray[np.uint8]]:
         """In order; on the CPU as many at a time as there are threads, because whole frames side by side lose
         nothing to waiting for each other; on a GPU a few, so that copies and computing overlap."""
         if self.device.type == "cpu":
@@ -79,12 +84,12 @@ class ThinLensRenderer:
         else:
             workers = IN_FLIGHT_GPU
             # The first frame alone: it compiles what is then there for all.
-            shots = iter(shots)
-            for shot in islice(shots, 1):
-                yield self._photograph(shot)
+            frames = iter(frames)
+            for window in islice(frames, 1):
+                yield self._photograph(window)
         if workers == 1:
-            for shot in shots:
-                yield self._photograph(shot)
+            for window in frames:
+                yield self._photograph(window)
             return
         waiting: deque[Future[NDArray[np.uint8]]] = deque()
         # Inside a frame torch's threads would only wait for each other. The setting holds for a thread that makes
@@ -97,8 +102,8 @@ class ThinLensRenderer:
                 pool.submit(ready.wait)
             ready.wait()
             torch.set_num_threads(threads)
-            for shot in shots:
-                waiting.append(pool.submit(self._photograph, shot))
+            for window in frames:
+                waiting.append(pool.submit(self._photograph, window))
                 if len(waiting) > workers:
                     yield waiting.popleft().result()
             while waiting:
@@ -107,15 +112,31 @@ class ThinLensRenderer:
             # Whoever stops listening waits for the frames begun, not for those in line.
             pool.shutdown(cancel_futures=True)
 
-    def _photograph(self, shot: Shot) -> NDArray[np.uint8]:
+    def _photograph(self, window: Window) -> NDArray[np.uint8]:
+        """One frame, steadied by those around it, through the lens."""
+        middle, others = window
+        if isinstance(middle, Shot):
+            shot = steadied(middle, others) if others else middle
+            with self._queue():
+                return self.picture(shot.frame, shot.depth, shot.matte, shot.zf, shot.k)
+        from bokeh_assets.rendering.thin_lens.steady_cuda import steadied_cuda
+
+        if radius_per_disparity(middle.k, middle.source.shape[1]) == 0:
+            return middle.source
+        with self._queue():
+            middle.keep()
+            depth, matte = steadied_cuda(middle, others) if others else (middle.depth, middle.matte)
+            picture = photograph_frame(middle.frame, depth, matte, middle.zf, middle.k, self.lens, self.grain)
+            return picture.cpu().numpy()
+
+    def _queue(self) -> AbstractContextManager[Any]:
+        """A queue of the GPU's for every thread, so that none waits for what another has begun."""
         if self.device.type == "cpu":
-            return self.picture(shot.frame, shot.depth, shot.matte, shot.zf, shot.k)
-        # A queue of the GPU's for every thread, so that none waits for what another has begun.
+            return nullcontext()
         queue = getattr(self._queues, "queue", None)
         if queue is None:
             queue = self._queues.queue = torch.cuda.Stream(self.device)
-        with torch.cuda.stream(queue):
-            return self.picture(shot.frame, shot.depth, shot.matte, shot.zf, shot.k)
+        return torch.cuda.stream(queue)
 
     def _shots(
         self,

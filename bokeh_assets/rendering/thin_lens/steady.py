@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 SHRINK = 4  # change of the picture is judged on averages of this many pixels squared
 MOVED = 4.0  # change of such an average, of 255, at which another frame's word counts 1/e
 JUMPED = 0.12  # change of the value itself, likewise
+Frame = TypeVar("Frame")
 
 
 @dataclass(frozen=True)
@@ -84,18 +86,24 @@ def steadied(middle: Shot, others: Iterable[Shot]) -> Shot:
     return Shot(middle.frame, middle.small, depth, matte, middle.number, middle.zf, middle.k)
 
 
-def steady(shots: Iterable[Shot], reach: int) -> Iterator[Shot]:
-    """Every frame, steadied over `reach` frames before and after; holds 2 * reach + 1 of them."""
-    window: deque[Shot] = deque()
+def windows(shots: Iterable[Frame], reach: int) -> Iterator[tuple[Frame, list[Frame]]]:
+    """Every frame with those up to `reach` before and after; holds 2 * reach + 1 of them."""
+    window: deque[Frame] = deque()
     middle = 0
     for shot in shots:
         window.append(shot)
         if len(window) > middle + reach:
-            yield steadied(window[middle], (s for i, s in enumerate(window) if i != middle))
+            yield window[middle], [s for i, s in enumerate(window) if i != middle]
             middle += 1
             if middle > reach:
                 window.popleft()
                 middle -= 1
     while middle < len(window):
-        yield steadied(window[middle], (s for i, s in enumerate(window) if i != middle))
+        yield window[middle], [s for i, s in enumerate(window) if i != middle]
         middle += 1
+
+
+def steady(shots: Iterable[Shot], reach: int) -> Iterator[Shot]:
+    """Every frame, steadied over `reach` frames before and after."""
+    for middle, others in windows(shots, reach):
+        yield steadied(middle, others)

@@ -184,27 +184,30 @@ def _unmix_kernel(
         t = n * (1.0 / (candidates - 1))
         if n == candidates - 1:
             t = 1.0
-        share_f = tl.where(is_front, 0.5 + 0.5 * t, 0.5 * t)
-        prior = -(share_f - guess) * (share_f - guess) * (1 / (2 * doubt * doubt)) + tl.where((share_f == 0) | (share_f == 1), pure, 0.0)
+        af = tl.where(is_front, 0.5 + 0.5 * t, 0.5 * t)
+        prior = -(af - guess) * (af - guess) * (1 / (2 * doubt * doubt))
+        prior += tl.where((af == 0) | (af == 1), pure, 0.0)
         if MATTE:
             nearby = -(t - given) * (t - given) * (1 / (2 * matte_doubt * matte_doubt))
-            share_f, prior = tl.where(tells, t + zero, share_f), tl.where(tells, nearby, prior)
-        share_b = 1 - share_f
-        miss_r, miss_g = -(share_f * fore_r + share_b * rear_r), -(share_f * fore_g + share_b * rear_g)
-        miss_b = -(share_f * fore_b + share_b * rear_b)
-        p_r, p_g, p_b, misfit = _solved(f0, f1, f2, f3, f4, f5, r0, r1, r2, r3, r4, r5, share_f, share_b, miss_r, miss_g, miss_b)
+            af, prior = tl.where(tells, t + zero, af), tl.where(tells, nearby, prior)
+        ab = 1 - af
+        miss_r, miss_g = -(af * fore_r + ab * rear_r), -(af * fore_g + ab * rear_g)
+        miss_b = -(af * fore_b + ab * rear_b)
+        p_r, p_g, p_b, misfit = _solved(
+            f0, f1, f2, f3, f4, f5, r0, r1, r2, r3, r4, r5, af, ab, miss_r, miss_g, miss_b
+        )  # fmt: skip
         score = prior - 0.5 * misfit
         better = tl.maximum(best, score)
         kept, share = tl.exp(best - better), tl.exp(score - better)
         best = better
-        total, alpha = total * kept + share, alpha * kept + share * share_f
-        to_front, to_back = share * share_f, share * share_b
-        fronts_r = fronts_r * kept + to_front * (fore_r + share_f * (f0 * p_r + f1 * p_g + f2 * p_b))
-        fronts_g = fronts_g * kept + to_front * (fore_g + share_f * (f1 * p_r + f3 * p_g + f4 * p_b))
-        fronts_b = fronts_b * kept + to_front * (fore_b + share_f * (f2 * p_r + f4 * p_g + f5 * p_b))
-        backs_r = backs_r * kept + to_back * (rear_r + share_b * (r0 * p_r + r1 * p_g + r2 * p_b))
-        backs_g = backs_g * kept + to_back * (rear_g + share_b * (r1 * p_r + r3 * p_g + r4 * p_b))
-        backs_b = backs_b * kept + to_back * (rear_b + share_b * (r2 * p_r + r4 * p_g + r5 * p_b))
+        total, alpha = total * kept + share, alpha * kept + share * af
+        to_front, to_back = share * af, share * ab
+        fronts_r = fronts_r * kept + to_front * (fore_r + af * (f0 * p_r + f1 * p_g + f2 * p_b))
+        fronts_g = fronts_g * kept + to_front * (fore_g + af * (f1 * p_r + f3 * p_g + f4 * p_b))
+        fronts_b = fronts_b * kept + to_front * (fore_b + af * (f2 * p_r + f4 * p_g + f5 * p_b))
+        backs_r = backs_r * kept + to_back * (rear_r + ab * (r0 * p_r + r1 * p_g + r2 * p_b))
+        backs_g = backs_g * kept + to_back * (rear_g + ab * (r1 * p_r + r3 * p_g + r4 * p_b))
+        backs_b = backs_b * kept + to_back * (rear_b + ab * (r2 * p_r + r4 * p_g + r5 * p_b))
     alpha /= total
     top_r, top_g, top_b = tl.maximum(mixed_r, 1.0), tl.maximum(mixed_g, 1.0), tl.maximum(mixed_b, 1.0)
     over, under = 1 / (alpha + 1e-3), 1 / (1 - alpha + 1e-3)
