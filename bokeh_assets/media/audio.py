@@ -15,6 +15,7 @@ from av.packet import Packet
 # What mp4 holds and players play. PCM and Vorbis could be written but hardly anything opens them.
 COPIED = frozenset({"aac", "mp3", "mp2", "ac3", "eac3", "opus", "alac", "flac"})
 _AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)
+_USUAL = {1: "mono", 2: "stereo", 3: "2.1", 4: "quad", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}
 _AAC_BITS_PER_CHANNEL = 128_000
 
 
@@ -113,10 +114,12 @@ class _Encoded:
         context = stream.codec_context
         rate = next((r for r in _AAC_RATES if r <= context.sample_rate), _AAC_RATES[-1])
         self._stream = result.add_stream("aac", rate=rate)
-        self._stream.codec_context.layout = context.layout.name
+        # A file that only counts its channels means the usual places of so many.
+        layout = _USUAL.get(context.channels, "stereo") if "channel" in context.layout.name else context.layout.name
+        self._stream.codec_context.layout = layout
         self._stream.bit_rate = _AAC_BITS_PER_CHANNEL * context.channels
         self._stream.codec_context.thread_count = 1
-        self._resampler = AudioResampler("fltp", context.layout.name, rate)
+        self._resampler = AudioResampler("fltp", layout, rate)
         _carry_tags(stream, self._stream)
 
     def write(self, packet: Packet[AudioStream], result: OutputContainer, origin: Fraction) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 # The number of threads changes what x264 writes; a fixed one keeps results the same on every machine.
 _THREADS = 8
 _CPU_AVX2 = 11  # OpenCV's number for it (cv::CpuFeatures)
+_LONGEST_STEP = (1 << 31) - 1
 _WITHOUT_SOURCE = Fraction(1, 90_000)
 # Clocks of these containers start anywhere; those of the others start where the film does.
 _FLOATING_CLOCK = ("mpegts", "mpeg", "vob", "rtp")
@@ -129,6 +130,8 @@ def encode(
             options = {"movflags": "+faststart", "fflags": "+bitexact", "movie_timescale": _film_clock(clock[2])}
             result = files.enter_context(av.open(str(out), "w", format="mp4", options=options))
             job = _Job(result, first, codec, quality, clock, source, opened)
+            if base and clock[2].denominator < Fraction(base).denominator:
+                job.notes.append(f"a picture is shown so long that mp4 only keeps times to 1/{clock[2].denominator} s")
             return job.run(first, pictures, Path(out))
     except av.FFmpegError as error:
         if error.errno == errno.ENOSPC:
@@ -293,6 +296,13 @@ def _ticks(timing: pd.DataFrame, base: Fraction | None) -> tuple[list[int], int,
     if any(b <= a for a, b in pairwise(ticks)):
         raise InputError("the timestamps of the frames do not rise; make the frames again")
     last = max(1, round(Fraction(float(timing["duration"].iloc[-1])) / unit))
+    longest = max([last, *(b - a for a, b in pairwise(ticks))])
+    if longest * max(Fraction(1), 20_000 * unit) > _LONGEST_STEP:
+        # mp4 counts the ticks of one picture in 31 bits: coarser ticks, then.
+        coarse = Fraction(1, int(_LONGEST_STEP / (longest * unit)))
+        rounded = [round(tick * unit / coarse) for tick in ticks]
+        ticks = list(accumulate(rounded, lambda before, tick: max(before + 1, tick)))
+        last, unit = max(1, round(last * unit / coarse)), coarse
     return ticks, ticks[-1] - ticks[0] + last, unit
 
 

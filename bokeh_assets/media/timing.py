@@ -29,13 +29,16 @@ _SCHEMA = pa.schema(
 )
 # A step back by more than this is a clock that started anew; less is a slip of one frame.
 _RESTART_SECONDS = 1.0
+# A picture shown longer than this is a clock that jumped.
+_LONGEST_SECONDS = 24 * 3600
 
 
 class Clock:
     """Make the timestamps of a stream complete and strictly rising.
 
     A missing one is taken from the decoding time, else from the step before; one that does not rise is moved just
-    behind the last; a clock that starts anew is continued. `repaired` counts what had to be changed;
+    behind the last; a clock that starts anew, or jumps ahead by more than a day, is continued. `repaired` counts what
+    had to be changed;
     `steady` says whether all steps have been equal so far.
     """
 
@@ -56,7 +59,11 @@ class Clock:
             self.repaired += 1
         else:
             now = given + self._offset
-            if last is not None and now <= last:
+            if last is not None and (now - last) * self._base > _LONGEST_SECONDS:
+                self.repaired += 1
+                self._offset += last + self._step - now
+                now = last + self._step
+            elif last is not None and now <= last:
                 self.repaired += 1
                 if (last - now) * self._base > _RESTART_SECONDS:
                     self._offset += last + self._step - now

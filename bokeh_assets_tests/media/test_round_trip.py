@@ -427,3 +427,15 @@ def test_real_footage(shared: Path, tmp_path: Path) -> None:
     for before, after in zip(decode(source), decode(made.result), strict=True):
         error = np.mean((before.image.astype(float) - after.image) ** 2)
         assert 10 * np.log10(255**2 / error) > 33
+
+
+def test_a_picture_shown_for_an_hour_on_a_fine_clock_keeps_its_time(tmp_path: Path) -> None:
+    ticks, base = (0, 1, 3_600_000_001, 3_600_040_001), Fraction(1, 1_000_000)
+    frames = [card(96, 64, i) for i in range(4)]
+    seconds = [float(tick * base) for tick in ticks]
+    table = pd.DataFrame({"pts": ticks, "seconds": seconds, "duration": [1e-6, 3600.0, 0.04, 0.04]})
+    table.attrs["time_base"] = str(base)
+    report = encode(iter(frames), tmp_path / "out.mp4", timing=table)
+    shown = read_presentation(tmp_path / "out.mp4")
+    assert any("so long" in note for note in report.notes)
+    np.testing.assert_allclose(shown.seconds, seconds, atol=1e-5)

@@ -78,6 +78,24 @@ def _fault(case: Case, path: Path, verdict: Verdict, folder: Path, extract: bool
     return _wrong_frames(case, verdict, folder) if extract else ""
 
 
+def render(case: Case, path: Path, work: Path) -> str:
+    """Take what comes out of a file back into a video with its sound and times; returns what is wrong with that."""
+    folder, video = work / "frames", work / "video.mp4"
+    try:
+        confined.extract_frames(path, folder, limits=LIMITS)
+    except InputError:
+        return ""  # `judge` looks into that
+    table, _ = read_timing(folder / "frames.parquet")
+    try:
+        confined.encode(FrameFolder(folder), video, timing=table, source=path, limits=LIMITS)
+    except InputError as error:
+        return f"its frames came out, and cannot be put into a video: {error}"
+    shown = confined.read_presentation(video, limits=LIMITS).seconds
+    if len(shown) != len(table) or float(np.abs(np.subtract(shown, table["seconds"].to_numpy())).max()) > 1e-3:
+        return f"the video shows its {len(shown)} frames at {shown[:5]}, not at {table['seconds'].tolist()[:5]}"
+    return ""
+
+
 def _wrong_frames(case: Case, verdict: Verdict, folder: Path) -> str:
     expected = range(case.frames, case.frames + 1) if isinstance(case.frames, int) else case.frames
     assert expected is not None

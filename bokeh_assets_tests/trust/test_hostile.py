@@ -9,7 +9,7 @@ import pytest
 
 from bokeh_assets_tests.trust.corpus import files
 from bokeh_assets_tests.trust.hostile import rows
-from bokeh_assets_tests.trust.judging import LIMITS, Trap, Verdict, judge_all, peak_of_children, trap
+from bokeh_assets_tests.trust.judging import LIMITS, Trap, Verdict, judge_all, peak_of_children, render, trap
 
 Judged = tuple[dict[str, Verdict], Trap]
 SHORT = [case for case in files() if case.short != "skip"]
@@ -47,6 +47,19 @@ def test_the_corpus_is_large_and_of_every_kind(judged: Judged) -> None:
     assert all(row.lost == 0 for row in table)
 
 
+RENDERED = [
+    *("wrapped.flv", "random.flv", "gap_of_days.mkv", "one_frame_for_hours.mp4", "million_fps.mkv"),
+    *("fifty_tracks.mkv", "larger_later.mkv", "not_utf8_title.mkv", "control_title.mp4", "gray10le.nut.mp4"),
+]
+
+
+@pytest.mark.parametrize("name", RENDERED)
+def test_what_was_accepted_can_be_rendered(name: str, tmp_path: Path) -> None:
+    (case,) = [case for case in files() if case.name == name]
+    case.make(tmp_path / name)
+    assert not render(case, tmp_path / name, tmp_path)
+
+
 @pytest.mark.parametrize("name", ["concat_file.mp4", "hls_file.m3u8.mp4", "hls_net.m3u8.mp4"])
 def test_the_tricks_work_on_a_careless_reader(name: str, tmp_path: Path) -> None:
     """Or the trap would prove nothing."""
@@ -62,6 +75,19 @@ def test_the_tricks_work_on_a_careless_reader(name: str, tmp_path: Path) -> None
         except (av.FFmpegError, OSError):
             pass
         assert snare.opened() or snare.calls
+
+
+@pytest.mark.slow
+def test_all_that_is_accepted_can_be_rendered(tmp_path: Path) -> None:
+    faults = []
+    for number, case in enumerate(files()):
+        if case.frames is not None:
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            with trap(folder):
+                case.make(folder / case.name)
+                faults += [f"{case.name}: {fault}" for fault in [render(case, folder / case.name, folder)] if fault]
+    assert faults == []
 
 
 @pytest.mark.slow
