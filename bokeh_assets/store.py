@@ -102,6 +102,23 @@ class VideoFolder:
             path.write_text(json.dumps(facts, indent=1, sort_keys=True, default=str))
         remove(self.folder / "made" / f"{asset}.cleaned.json")
 
+    def stands(self, asset: str, record: dict[str, Any]) -> bool:
+        """Whether the output of a record is still there, with all its pictures: disks fail and people tidy up."""
+        files = {"frames": self.frames_table, "focus_track": self.focus, "render_csv": self.render_csv}
+        folders = {
+            "frames": self.frames,
+            "masks": self.masks,
+            "depth_maps": self.disparity,
+            "render_csv": self.render / "disp",
+        }
+        file, folder = {**files, "bokeh_video": self.bokeh}.get(asset), folders.get(asset)
+        if file is not None and not file.is_file():
+            return False
+        try:
+            return folder is None or len(os.listdir(folder)) >= record.get("frames", 0)
+        except FileNotFoundError:
+            return False
+
     def need(self, *assets: str) -> dict[str, dict[str, Any]]:
         """The records of the assets an output is made from.
 
@@ -115,6 +132,8 @@ class VideoFolder:
                 raise InputError(f"{self.key}: {asset} was cleaned away to save room; materialize it again first")
             if record is None:
                 raise InputError(f"{self.key}: {asset} has not been made; materialize it first")
+            if not self.stands(asset, record):
+                raise InputError(f"{self.key}: {asset} was made and is not there whole; materialize it again")
             records[asset] = record
         return records
 

@@ -69,7 +69,10 @@ def out_of_date(video: VideoFolder, settings: VideoSettings, device: str = "auto
     """
     current: dict[str, str] = {}
     for asset, reads in READS.items():
-        made = video.made(asset) or video.cleaned(asset)
+        made = video.made(asset)
+        if made is not None and not video.stands(asset, made):
+            continue
+        made = made or video.cleaned(asset)
         if made is None or not all(name in current for name in reads):
             continue
         inputs = {name: current[name] for name in reads} or {"source": made["inputs"]["source"]}

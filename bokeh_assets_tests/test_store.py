@@ -108,8 +108,14 @@ def test_an_upload_that_is_gone_is_named(tmp_path: Path):
 
 def test_what_is_not_made_is_named(tmp_path: Path):
     video = VideoStore(tmp_path).video("a")
-    video.record("frames", {"version": "1"})
-    assert video.need("frames") == {"frames": {"version": "1"}}
+    video.record("frames", {"version": "1", "frames": 2})
+    with pytest.raises(InputError, match="not there whole"):
+        video.need("frames")
+    video.frames_table.touch()
+    video.frames.mkdir()
+    for name in ("00000.png", "00001.png"):
+        (video.frames / name).touch()
+    assert video.need("frames") == {"frames": {"version": "1", "frames": 2}}
     with pytest.raises(InputError, match="masks has not been made"):
         video.need("frames", "masks")
     video.unmake("frames")
