@@ -1,4 +1,5 @@
-"""Blur every plane and put one behind the other, in torch: the path of GPUs, and the reference of the CPU's."""
+"""Blur every plane and put one behind the other, in torch: the path of GPUs without Triton, and the reference of the
+other two."""
 
 from __future__ import annotations
 
