@@ -66,6 +66,13 @@ def list_inbox(folder: Path) -> dict[str, Stamp]:
     return listing
 
 
+def strangers(folder: Path) -> list[str]:
+    """Names in `folder` that would be taken, were they plain files; printable."""
+    with os.scandir(folder) as entries:
+        found = [e.name for e in entries if not e.name.startswith(".") and not e.is_file(follow_symlinks=False)]
+    return sorted(one_line(name) for name in found if Path(name).suffix.lower() in SUFFIXES)
+
+
 def take(store: VideoStore, name: str, seen: Seen, dagster: Known) -> tuple[str, bool]:
     """Registers an upload; returns its partition key and whether it needs a run.
 
@@ -188,6 +195,8 @@ def new_uploads(context: dg.SensorEvaluationContext, store: StoreResource) -> dg
     if not requests:
         idle = f"nothing new in {videos_store.uploads}; {len(left) + len(decision.waiting)} files are waiting"
         idle += f", {len(failures)} are not taken, such as {one_line(failures[0])}" if failures else ""
+        others = strangers(videos_store.uploads)
+        idle += f"; {len(others)} links, folders, pipes or devices are left alone: {others[0]}" if others else ""
         return dg.SensorResult(skip_reason=idle, cursor=memory.cursor)
     return dg.SensorResult(
         run_requests=requests,

@@ -38,8 +38,7 @@ class Clock:
 
     A missing one is taken from the decoding time, else from the step before; one that does not rise is moved just
     behind the last; a clock that starts anew, or jumps ahead by more than a day, is continued. `repaired` counts what
-    had to be changed;
-    `steady` says whether all steps have been equal so far.
+    had to be changed; `steady` says whether all steps have been equal so far.
     """
 
     def __init__(self, time_base: Fraction, rate: Fraction | None) -> None:

@@ -60,8 +60,20 @@ def test_every_good_file_is_taken_whatever_its_name_and_nothing_else(tmp_path: P
         assert check_key(str(request.partition_key)) == request.partition_key
     assert slowest < 5, "a tick may take 60 seconds, and a pipe must not hold it up"
     assert everything_in(tmp_path) - everything_in(tick.data) == before, "nothing was written outside the store"
+    reason = str(tick.look().skip_reason)
+    assert f"{len(oddities)} links, folders, pipes or devices are left alone: dangling.mp4" in reason, "and it is said"
     left = {oddity.name for oddity in oddities} | {os.fsdecode(name) for name in PASSED_OVER.values()}
     assert left <= set(os.listdir(inbox)), "and what was passed over lies where it lay"
+
+
+def test_a_home_on_disk_keeps_what_the_sensor_says_of_odd_names(tick: Ticks, tmp_path: Path) -> None:
+    fill(tick.data / "uploads", tmp_path)
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        real = Ticks(tick.data, instance)
+        requests = [request for _ in range(4) for request in real()]
+        assert len(requests) == len(instance.get_dynamic_partitions("videos")) == len(NAMES)
+        for event in real.look().asset_events or []:
+            instance.report_runless_asset_event(event)
 
 
 @pytest.mark.parametrize("name", list(NAMES))

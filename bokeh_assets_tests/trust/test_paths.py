@@ -232,3 +232,28 @@ def test_printable_text_stays_as_it_is() -> None:
     for text in ("plain", "Größe 映画", "\U0001f468\u200d\U0001f469", "שלום"):
         assert one_line(text) == text
     assert one_line("a\nb\x1b[2J\u202e\udcff") == "a\\nb\\x1b[2J\\u202e\\udcff"
+
+
+def test_a_broken_upload_is_one_line_that_names_the_users_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though it is a copy in the store that is decoded, and in another process."""
+    upload = tmp_path / "data" / "uploads" / "broken.mp4"
+    upload.parent.mkdir(parents=True)
+    upload.write_bytes(bytes(4096))
+    store = VideoStore(tmp_path / "data")
+    video = store.register(upload)
+    with dg.DagsterInstance.ephemeral() as instance:
+        instance.add_dynamic_partitions("videos", [video.key])
+        resources = {
+            "store": StoreResource(data_dir=str(store.root)),
+            "run": RunSettings(),
+            "progress": ProgressResource(),
+        }
+        result = dg.materialize(
+            [frames_asset], partition_key=video.key, instance=instance, raise_on_error=False, resources=resources
+        )
+    (failure,) = [event for event in result.all_events if event.is_step_failure]
+    told = failure.step_failure_data.user_failure_data
+    assert told is not None and told.description is not None
+    assert told.description.startswith(f"{upload} is not a video") and len(told.description.splitlines()) == 1
+    assert video.source is None and video.made("frames") is None
+    assert not list(video.folder.glob(".tmp-*"))
