@@ -76,6 +76,9 @@ def weight_files(folder: Path) -> list[Path]:
         index = folder / f"{stem}.{kind}.index.json"
         if index.is_file():
             names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            outside = [n for n in names if Path(n).name != n]
+            if outside:
+                raise InputError(f"{index} names {outside[0]!r}, a file elsewhere; download the checkpoint again")
             missing = [n for n in names if not (folder / n).is_file()]
             if missing:
                 raise InputError(f"{folder} lacks {missing[0]}, which {index.name} lists; download it again")
