@@ -83,7 +83,7 @@ def planes() -> None:
     axis = axis_for(2.0, -9.5)
     light, place = torch.rand(3, height, width), axis.place(coc)
     scene = scenes.split(light, place, 9.5)
-    aperture = Aperture(blades=5, rotation=20)
+    aperture = Aperture(blades=5, rotation=20, scale=0.4)
     plan.cache_clear()
     assert far(photograph_cuda(scene, axis, aperture), photograph(scene, axis, aperture)) < 2e-3
 
