@@ -61,7 +61,7 @@ def process(
         if trouble is None:
             raise
         raise InputError(trouble) from error
-    except SQLAlchemyError as error:
+    except (SQLAlchemyError, _NoRecords) as error:
         why = " ".join(str(getattr(error, "orig", None) or error).split())
         raise InputError(
             f"{store.dagster_home}: Dagster's records cannot be kept there ({why}); make room or set it right, and "
@@ -81,7 +81,9 @@ def _process(
     prepare_home(store)
     logging.getLogger("dagster").setLevel(logging.CRITICAL)
     with dg.DagsterInstance.get() as instance:
-        workers.live_runs(instance)  # lays to rest those that were killed
+        for run in workers.live_runs(instance):  # which lays to rest those that were killed
+            if workers.executed_here(run):  # and this process ended without being able to say so
+                workers.bury(instance, run)
         workers.free_slots(instance)
         video = store.register(path)
         say(one_line(f"{path}: video {video.key}"))
@@ -106,6 +108,7 @@ def _materialize(
 
     if not instance.has_dynamic_partition(videos.name or "", video.key):
         instance.add_dynamic_partitions(videos.name or "", [video.key])
+    _stop_without_records(instance)
     result = dg.materialize(
         ALL,
         selection=dg.AssetSelection.assets(*assets),
@@ -124,6 +127,29 @@ def _materialize(
         raise InputError(_why(result) or f"{video.key}: the run {result.run_id} failed; see it in the UI")
 
 
+class _NoRecords(BaseException):
+    """Dagster could not write down what happened. No `Exception`: Dagster would catch one, and wait for ever."""
+
+
+def _stop_without_records(instance: dg.DagsterInstance) -> None:
+    """Has a run of this process stop where its events cannot be stored, as on a full disk."""
+
+    def guard(place: Any, name: str) -> None:
+        original = getattr(place, name)
+
+        def guarded(*words: Any, **options: Any) -> Any:
+            try:
+                return original(*words, **options)
+            except SQLAlchemyError as error:
+                raise _NoRecords(str(getattr(error, "orig", None) or error)) from error
+
+        setattr(place, name, guarded)
+
+    guard(instance.event_log_storage, "store_event")
+    guard(instance.event_log_storage, "claim_concurrency_slot")
+    guard(instance.run_storage, "handle_run_event")
+
+
 def _why(result: dg.ExecuteInProcessResult) -> str:
     """The first failure in one line: the user's error as it was raised, anything else with its type."""
     for event in result.all_events:
@@ -134,6 +160,9 @@ def _why(result: dg.ExecuteInProcessResult) -> str:
             error = data.error.cause if data.error and data.error.cause else data.error
             if error is not None:
                 return f"{event.step_key}: {' '.join(error.message.split())}"
+    for event in result.all_events:
+        if event.is_job_failure and event.job_failure_data.error is not None:
+            return " ".join(event.job_failure_data.error.message.split())
     return ""
 
 
