@@ -161,7 +161,7 @@ def _bury() -> None:
 
     # A busy or full disk is no reason to take the server down; the next look will do it.
     with suppress(Exception), dg.DagsterInstance.get() as instance:
-        live_runs(instance)
+        live_runs(instance, queued=False)
         free_slots(instance)
 
 

@@ -30,7 +30,7 @@ class _Attended(dg.Executor):
         run, instance = plan_context.dagster_run, plan_context.instance
         instance.add_run_tags(run.run_id, workers.tag(run.parent_run_id))
         # A run that was killed may hold the pool slot that this one would wait for.
-        workers.live_runs(instance)
+        workers.live_runs(instance, queued=False)
         workers.free_slots(instance)
         yield from self._inner.execute(plan_context, execution_plan)
 
