@@ -126,3 +126,31 @@ def test_too_little_space_is_said_before_the_work(tmp_path: Path):
     check_space(tmp_path, 1, "a test")
     with pytest.raises(InputError, match="make room"):
         check_space(tmp_path, 1 << 60, "a test")
+
+
+def test_an_upload_replaced_before_its_turn_is_taken_as_it_is_and_known_by_what_was_taken(tmp_path: Path):
+    upload = tmp_path / "film.mp4"
+    upload.write_bytes(b"first")
+    store = VideoStore(tmp_path / "data")
+    video = store.register(upload)
+    upload.write_bytes(b"second")
+    with video.adopting() as copy:
+        assert copy.read_bytes() == b"second"
+    assert video.upload_is(fingerprint(upload))
+    upload.unlink()
+    with video.adopting() as again:
+        assert again == video.source
+
+
+def test_bytes_registered_while_others_were_adopted_are_not_missed(tmp_path: Path):
+    upload = tmp_path / "film.mp4"
+    upload.write_bytes(b"first")
+    store = VideoStore(tmp_path / "data")
+    video = store.register(upload)
+    with video.adopting() as copy:
+        assert copy.read_bytes() == b"first"
+        upload.write_bytes(b"repaired")
+        store.register(upload, video.key)
+    with video.adopting() as copy:
+        assert copy.read_bytes() == b"repaired"
+    assert video.source is not None and video.source.read_bytes() == b"repaired"
