@@ -134,6 +134,7 @@ def test_two_runs_of_one_video_with_different_looks_take_turns(clip: Path, envir
 
 @pytest.mark.slow
 def test_a_cleaning_beside_a_run_is_refused_and_spoils_nothing(clip: Path, environment: dict[str, str]):
+    Path(environment["BOKEH_DATA_DIR"]).mkdir()
     process = start(environment, "run", clip)
     refusals = 0
     while process.poll() is None:
