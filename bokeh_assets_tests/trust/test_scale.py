@@ -18,7 +18,7 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.mark.parametrize(
-    "uploads", [500, pytest.param(10_000, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])], ids=str
+    "uploads", [300, pytest.param(10_000, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])], ids=str
 )
 def test_no_upload_is_missed_or_doubled_whatever_happens_between_ticks(uploads: int, folder: Path):
     report = storm(folder / "data", uploads)
