@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from bokeh_assets import checkpoints, engines
 from bokeh_assets.errors import InputError
+from bokeh_assets.media.confined import bounds
 from bokeh_assets.settings import VideoSettings
 from bokeh_assets.store import VideoStore
 
@@ -30,6 +31,11 @@ def examine() -> Iterator[str]:
     store = VideoStore()
     space = shutil.disk_usage(next(p for p in (store.root, *store.root.parents) if p.exists())).free
     yield f"store: {store.root}, {space / 1e9:.1f} GB free"
+    held = bounds()
+    loose = [what for what in ("memory", "time", "files", "network") if what not in held]
+    yield f"uploads are decoded in a process bound in {', '.join(held)}" + (
+        f"; this system cannot bind it in {', '.join(loose)}" if loose else ""
+    )
     here = [name for name in checkpoints.CHECKPOINTS if checkpoints.find(name)]
     yield f"checkpoints in {checkpoints.checkpoint_dir().absolute()}: {', '.join(here) or 'none'}"
 

@@ -66,6 +66,12 @@ class Limits:
 LIMITS = Limits()
 
 
+def bounds() -> tuple[str, ...]:
+    """What this system can bind a child in, of `"memory"`, `"time"`, `"files"`, `"network"` (see `sandbox`)."""
+    with Child("bounds", {}, Path("nothing")) as child:
+        return tuple(child.result())
+
+
 def probe(path: Path, limits: Limits = LIMITS) -> VideoInfo:
     """As `probe.probe`, confined.
 

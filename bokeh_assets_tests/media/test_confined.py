@@ -77,6 +77,13 @@ def test_a_bound_process_reaches_its_input_and_its_output_and_nothing_else(tmp_p
     assert other.read_text() == "secret" and mine.read_text() == "mine"
 
 
+def test_the_doctor_says_what_holds() -> None:
+    from bokeh_assets.doctor import examine
+
+    (line,) = [line for line in examine() if line.startswith("uploads are decoded")]
+    assert all(what in line for what in confined.bounds()) and "time" in confined.bounds()
+
+
 def test_a_module_lying_in_the_working_folder_is_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clip = make_clip(tmp_path / "clip.mp4")
     (tmp_path / "json.py").write_text("raise SystemExit(9)")
