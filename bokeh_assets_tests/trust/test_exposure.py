@@ -74,7 +74,7 @@ def nginx(folder: Path, upstream: str, port: int) -> list[str]:
     make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
     subprocess.run([*make, "-keyout", str(key), "-out", str(pem)], check=True, capture_output=True)
     hashed = subprocess.run(["openssl", "passwd", "-apr1", "secret"], check=True, capture_output=True, text=True)
-    users.write_text(f"anna:{hashed.stdout.strip()}\n")
+    users.write_text(f"editor:{hashed.stdout.strip()}\n")
     folder.chmod(0o755)
     text = recipe("nginx").replace("/etc/nginx", str(folder)).replace("127.0.0.1:3000", upstream)
     text = text.replace("listen 443", f"listen 127.0.0.1:{port}")
@@ -116,8 +116,8 @@ def test_the_documented_proxy_asks_for_a_password_and_passes_everything_on(proxy
                 assert process.poll() is None, (tmp_path / "log").read_text()
                 time.sleep(0.1)
             query, typed = '{"query": "{ version }"}', {"Content-Type": "application/json"}
-            wrong = {"Authorization": "Basic " + base64.b64encode(b"anna:guess").decode()}
-            right = {"Authorization": "Basic " + base64.b64encode(b"anna:secret").decode()}
+            wrong = {"Authorization": "Basic " + base64.b64encode(b"editor:guess").decode()}
+            right = {"Authorization": "Basic " + base64.b64encode(b"editor:secret").decode()}
             for stranger in ({}, wrong):
                 assert ask(port, "GET", "/", stranger)[0] == 401
                 assert ask(port, "POST", "/graphql", {**typed, **stranger}, query)[0] == 401
