@@ -226,7 +226,7 @@ class Real:
                         os.kill(self.note()["keeper"], signal.SIGKILL)
                     else:
                         os.kill(victim, signal.SIGKILL)
-                    lost = len([pid for pid in below if not gone(pid, 5)])
+                    lost = len([pid for pid in below if not gone(pid, 20)])
                     self.tally.take({"kill": target, "asset": asset, "phase": "real process", "orphans": lost})
                     return 1
             time.sleep(0.1)
