@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import dagster as dg
@@ -21,6 +22,7 @@ from bokeh_assets.rendering.layout import read_csv
 from bokeh_assets.resources import ProgressResource, RunSettings, StoreResource
 from bokeh_assets.settings import adopt_settings, merged_settings, read_settings
 from bokeh_assets.store import VideoStore
+from bokeh_assets_tests.trust.corpus import files
 
 KEYS = [
     *("..", ".", "../x", "a/../../x", "/etc", "a/b", "a\\b", "", " ", "a b", "A", "ä", "a\n", "a\0", "\ufeffa", "-rf"),
@@ -46,21 +48,7 @@ def test_no_such_key_names_a_folder(key: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", ["../x", "/etc", "a/../../x", "A", "a..b"])
 def test_a_key_typed_into_the_ui_fails_clearly_and_touches_nothing(key: str, tmp_path: Path) -> None:
     data = tmp_path / "data"
-    with dg.DagsterInstance.ephemeral() as instance:
-        instance.add_dynamic_partitions("videos", [key])
-        result = dg.materialize(
-            [frames_asset],
-            partition_key=key,
-            instance=instance,
-            raise_on_error=False,
-            resources={
-                "store": StoreResource(data_dir=str(data)),
-                "run": RunSettings(),
-                "progress": ProgressResource(),
-            },
-        )
-    (failure,) = [event for event in result.all_events if event.is_step_failure]
-    assert "is not valid" in str(failure.step_failure_data.user_failure_data)
+    assert "is not valid" in _refusal(key, VideoStore(data))
     assert not data.exists() or not any(data.iterdir())
 
 
@@ -241,19 +229,43 @@ def test_a_broken_upload_is_one_line_that_names_the_users_file(tmp_path: Path, m
     upload.write_bytes(bytes(4096))
     store = VideoStore(tmp_path / "data")
     video = store.register(upload)
+    told = _refusal(video.key, store)
+    assert told.startswith(f"{upload} is not a video") and len(told.splitlines()) == 1
+    assert video.source is None and video.made("frames") is None
+    assert not list(video.folder.glob(".tmp-*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "says"), [("hours_of_one_frame.mp4", "the work on 500 frames needs"), ("bare.h264.mp4", "more than")]
+)
+def test_room_is_asked_for_before_and_while_frames_are_written(
+    name: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A film that says how long it is is refused at once; one that does not, before it fills the disk."""
+    (case,) = [case for case in files() if case.name == name]
+    case.make(tmp_path / name)
+    store = VideoStore(tmp_path / "data")
+    video = store.register(tmp_path / name)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=6_000_000))
+    told = _refusal(video.key, store)
+    assert says in told and "make room" in told
+    assert not video.frames.exists() and video.source is None and not list(video.folder.glob(".tmp-*"))
+
+
+def _refusal(key: str, store: VideoStore) -> str:
+    """What the frames asset says when it refuses."""
     with dg.DagsterInstance.ephemeral() as instance:
-        instance.add_dynamic_partitions("videos", [video.key])
+        instance.add_dynamic_partitions("videos", [key])
         resources = {
             "store": StoreResource(data_dir=str(store.root)),
             "run": RunSettings(),
             "progress": ProgressResource(),
         }
         result = dg.materialize(
-            [frames_asset], partition_key=video.key, instance=instance, raise_on_error=False, resources=resources
+            [frames_asset], partition_key=key, instance=instance, raise_on_error=False, resources=resources
         )
     (failure,) = [event for event in result.all_events if event.is_step_failure]
     told = failure.step_failure_data.user_failure_data
     assert told is not None and told.description is not None
-    assert told.description.startswith(f"{upload} is not a video") and len(told.description.splitlines()) == 1
-    assert video.source is None and video.made("frames") is None
-    assert not list(video.folder.glob(".tmp-*"))
+    return told.description
