@@ -6,6 +6,8 @@ positive in front of the focus plane) and return linear light.
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import cv2
 import numpy as np
 import torch
@@ -15,7 +17,7 @@ from bokeh_assets.rendering.thin_lens.accumulate import blur
 from bokeh_assets.rendering.thin_lens.axis import axis_for
 from bokeh_assets.rendering.thin_lens.colour import linear_to_srgb, srgb_to_linear
 from bokeh_assets.rendering.thin_lens.scene import push_pull
-from bokeh_assets.rendering.thin_lens.truth import Scene
+from bokeh_assets.rendering.thin_lens.truth import Scene, Surface
 
 
 def mask_and_gaussian(light: np.ndarray, coc: np.ndarray) -> np.ndarray:
@@ -91,13 +93,19 @@ def hard_layers(light: np.ndarray, coc: np.ndarray) -> np.ndarray:
     return (result[:3] / result[3:].clamp_min(1e-6)).numpy().transpose(1, 2, 0)
 
 
-def oracle(scene: Scene, zf: float, radius: float) -> np.ndarray:
+def oracle(scene: Scene, zf: float, radius: float, beyond: bool = True) -> np.ndarray:
     """The bound: true surfaces with their hidden parts, each blurred alone and laid over the farther ones.
 
     It knows everything but which parts of two defocused surfaces are seen through the same part of the aperture.
+
+    Args:
+        beyond: it also knows what is outside the picture; otherwise surfaces go on there as their outermost pixels.
     """
-    result = torch.zeros(4, *scene.surfaces[0].alpha.shape)
-    for surface in scene.surfaces:
+    surfaces = scene.surfaces
+    if not beyond:
+        surfaces = tuple(Surface(*(getattr(s, f.name)[scene.inside] for f in fields(Surface))) for s in surfaces)
+    result = torch.zeros(4, *surfaces[0].alpha.shape)
+    for surface in surfaces:
         coc = torch.from_numpy(((surface.disparity - zf) * radius).astype(np.float32))
         axis = axis_for(float(coc.max()), float(coc.min()))
         place = axis.place(coc)
@@ -111,7 +119,8 @@ def oracle(scene: Scene, zf: float, radius: float) -> np.ndarray:
                 sheet += blur(tensor * share, abs(float(plane)))
         sheet = sheet[:4] / sheet[4:].clamp_min(1e-6)
         result = sheet + result * (1 - sheet[3:])
-    return (result[:3] / result[3:].clamp_min(1e-6)).numpy().transpose(1, 2, 0)[scene.inside]
+    light = (result[:3] / result[3:].clamp_min(1e-6)).numpy().transpose(1, 2, 0)
+    return light[scene.inside] if beyond else light
 
 
 PEERS = {

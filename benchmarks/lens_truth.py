@@ -88,6 +88,7 @@ def main() -> None:
                 name: partial(peer, light, coc) for name, peer in PEERS.items()
             }
             methods["oracle"] = partial(oracle, scene, zf, radius)
+            methods["oracle within the picture"] = partial(oracle, scene, zf, radius, beyond=False)
             methods["ours"] = partial(renderer.picture, frame, depth, None, zf, k)
             methods["ours + matte"] = partial(renderer.picture, frame, depth, scene.matte(), zf, k)
             for name, method in methods.items():
