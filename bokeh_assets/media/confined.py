@@ -183,6 +183,7 @@ class Child:
             open_regular(path).close()
         self._file, self._limits = file, limits
         self._messages = bytearray()
+        self._started = False
         self._answer: dict[str, Any] | None = None
         # Only what an interpreter needs to start: nothing secret of our environment is in the child.
         kept = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH")
@@ -295,14 +296,19 @@ class Child:
                 raise self._lost("makes its decoder talk nonsense") from None
             if not isinstance(message, dict):
                 raise self._lost("makes its decoder talk nonsense")
+            self._started = True
             if "frames" in message:
                 if self._told is not None and int(message["frames"]):
                     self._told(int(message["frames"]))
             else:
                 self._answer = message
 
-    def _died(self) -> InputError:
+    def _died(self) -> Exception:
         code = self._process.wait()
+        if not self._started:
+            return RuntimeError(
+                f"the process that decodes uploads cannot start (status {code}); see bokeh-assets doctor"
+            )
         if code >= 0:
             return self._lost(f"ended its decoder (exit status {code})")
         if -code == signal.SIGXCPU:

@@ -121,6 +121,7 @@ def main() -> None:
         run = _JOBS[task["job"]](task["request"]) if task["job"] != "bounds" else None
         places = {name: [Path(path) for path in task[name]] for name in ("read", "write")}
         held = sandbox.confine(**places, memory=limits["memory"], seconds=budget)
+        answers.write(b'{"frames": 0}\n')  # from here on, the file is to blame
         answer = {"result": held if run is None else run(tell)}
     except InputError as error:
         answer = {"input_error": str(error)}

@@ -212,6 +212,7 @@ def test_a_full_disk_stays_what_it_is(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_child_under_foreign_control_gets_nothing_but_data_across(answer: bytes, tmp_path: Path) -> None:
     clip = make_clip(tmp_path / "clip.mp4")
     with confined.Child("probe", {"path": str(clip)}, clip, read=[clip]) as child:
+        child._started = True
         read, write = os.pipe()
         child._from.close()
         child._from = os.fdopen(read, "rb")
@@ -219,6 +220,13 @@ def test_a_child_under_foreign_control_gets_nothing_but_data_across(answer: byte
         os.close(write)
         with pytest.raises(InputError, match=r"clip\.mp4"):
             child.result()
+
+
+def test_a_decoder_that_cannot_start_is_not_blamed_on_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clip = make_clip(tmp_path / "clip.mp4")
+    monkeypatch.setattr(sys, "path", [])
+    with pytest.raises(RuntimeError, match="cannot start"):
+        confined.probe(clip)
 
 
 def test_frames_that_are_too_many_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

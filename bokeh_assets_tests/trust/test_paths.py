@@ -222,7 +222,7 @@ def test_printable_text_stays_as_it_is() -> None:
     assert one_line("a\nb\x1b[2J\u202e\udcff") == "a\\nb\\x1b[2J\\u202e\\udcff"
 
 
-def test_a_broken_upload_is_one_line_that_names_the_users_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_upload_is_one_line_that_names_the_users_file(tmp_path: Path) -> None:
     """Though it is a copy in the store that is decoded, and in another process."""
     upload = tmp_path / "data" / "uploads" / "broken.mp4"
     upload.parent.mkdir(parents=True)
