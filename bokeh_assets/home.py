@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
 
@@ -43,4 +44,23 @@ def prepare_home(store: VideoStore) -> Path:
     store.uploads.mkdir(parents=True, exist_ok=True)
     os.environ["DAGSTER_HOME"] = str(home)
     os.environ["BOKEH_DATA_DIR"] = str(store.root)
+    _make_databases(home)
     return home
+
+
+def _make_databases(home: Path) -> None:
+    """Has Dagster make its databases, one process at a time: two that make them at once spoil them for good."""
+    ready = home / ".ready"
+    if ready.exists():
+        return
+    with (home / ".making").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if ready.exists():
+            return
+        import dagster as dg
+
+        with dg.DagsterInstance.get() as instance:
+            instance.get_runs(limit=1)
+            instance.get_dynamic_partitions("videos")
+            instance.all_instigator_state()
+        ready.touch()

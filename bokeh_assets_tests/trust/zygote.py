@@ -302,7 +302,7 @@ class Zygote:
         return video is not None and (video / "made" / f"{asset}.json").is_file()
 
     def orphans(self) -> int:
-        """Processes that outlive the run. One that was still starting ends when it comes to work: in seconds if calm."""
+        """Processes that outlive the run; one that was still starting ends when it comes to work."""
         end = time.monotonic() + 20
         while time.monotonic() < end:
             with suppress(ChildProcessError):
