@@ -119,19 +119,6 @@ def test_a_read_only_store_is_said(clip: Path, data: Path, made: bool):
         assert run(clip) == ""
 
 
-@pytest.mark.slow
-def test_a_store_that_turns_read_only_under_a_running_step_is_said(clip: Path, data: Path):
-    with small_disk(data.parent) as disk:
-
-        def turn() -> None:
-            disk.read_only(True)
-
-        with when_writing("masks", turn):
-            one_line(run(clip), "read-only")
-        disk.read_only(False)
-        assert run(clip) == "" and not unfinished(data)
-
-
 @pytest.mark.parametrize("lost", ["frames", "masks", "disparity", "focus.parquet", "bokeh.mp4"])
 @pytest.mark.slow
 def test_an_output_that_vanished_is_made_again(clip: Path, data: Path, lost: str):
@@ -186,8 +173,8 @@ def test_a_denied_permission_is_one_line(clip: Path, data: Path, tmp_path: Path,
         result = without_roots_rights(["run", str(upload)], {})
     finally:
         place.chmod(0o755)
-    assert result.returncode == 1 and len(result.stderr.strip().splitlines()) == 1, result.stderr
-    one_line(result.stderr.strip(), "ermission")
+    assert result.returncode != 0 and len(result.stderr.strip().splitlines()) == 1, result.stderr
+    one_line(result.stderr.strip(), "ermission", "not readable")
     assert str(place) in result.stderr
 
 
