@@ -186,5 +186,6 @@ def judge_all(cases: Iterable[Case], work: Path, *, everything: bool, workers: i
 
 
 def peak_of_children() -> int:
-    """Bytes of memory the largest child process so far has had at once."""
+    """Bytes of memory the largest child process so far has had at once; never less than what this process had when
+    it started one, which is what Linux counts for the child before it begins its own program."""
     return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
