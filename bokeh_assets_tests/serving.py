@@ -100,7 +100,8 @@ def serving(data: Path, command: list[str] | None = None, **environment: str) ->
         port = str(free.getsockname()[1])
     words = command or [sys.executable, "-m", "bokeh_assets.cli", "dev", "--port", "PORT"]
     words = [port if word == "PORT" else word for word in words]
-    env = {**os.environ, "BOKEH_DATA_DIR": str(data), "BOKEH_SENSOR_SECONDS": "5", **environment}
+    inherited = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"}
+    env = {**inherited, "BOKEH_DATA_DIR": str(data), "BOKEH_SENSOR_SECONDS": "5", **environment}
     data.mkdir(parents=True, exist_ok=True)
     log = data / "dev.log"
     with log.open("w") as output:

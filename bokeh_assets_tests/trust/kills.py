@@ -369,9 +369,9 @@ def gone(pid: int, seconds: float) -> bool:
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--forked", type=int, default=260)
+    options.add_argument("--forked", type=int, default=262)
     options.add_argument("--real", type=int, default=40)
-    options.add_argument("--seconds", type=float, default=300, help="at most, for the real ones")
+    options.add_argument("--seconds", type=float, default=600, help="at most, for the real ones")
     options.add_argument("--seed", type=int, default=random.randrange(1 << 30))
     chosen = options.parse_args()
     print(f"seed {chosen.seed}", flush=True)

@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 WHOLE_GRAPH = ["frames", "masks", "depth_maps", "focus_track", "render_csv", "bokeh_video"]
 PARTITIONS = 10_000
 MATERIALIZED = 500
-VIDEOS = int(os.environ.get("BOKEH_BACKFILL_VIDEOS", "8"))
+VIDEOS = int(os.environ.get("BOKEH_BACKFILL_VIDEOS", "5"))
 ENDED = {"SUCCESS", "FAILURE", "CANCELED"}
 
 

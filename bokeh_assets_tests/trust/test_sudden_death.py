@@ -35,9 +35,9 @@ def test_a_few_killed_runs_lose_nothing(tmp_path: Path):
 def test_three_hundred_killed_processes_lose_nothing(tmp_path: Path):
     seed, tally = random.randrange(1 << 30), Tally()
     print(f"seed {seed}")
-    forked(tmp_path, 262, seed, tally)
+    forked(tmp_path, 284, seed, tally)
     print(tally.table())
-    Real(tmp_path, seed, tally).go(40, 600)
+    Real(tmp_path, seed, tally).go(20, 600)
     print(tally.table())
     tally.check()
     assert tally.total >= 300
